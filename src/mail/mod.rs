@@ -1,0 +1,27 @@
+//! Mail: the vocabulary everyone shares.
+//!
+//! Owns plain values: who, where to, whose, and how it ended. Nothing here waits or fails for
+//! outside reasons. `clock` comes before; every other room comes after.
+
+mod address;
+mod envelope;
+mod lookup;
+mod next_hop;
+mod outcome;
+mod peer;
+mod region;
+mod status;
+mod tenant;
+
+pub use address::{Address, AddressError, Domain, DomainPattern};
+pub use envelope::{BodyType, Envelope, MessageId, Notify, Recipient, Ret, Sender, Transport};
+pub use lookup::Lookup;
+pub use next_hop::{Endpoint, EndpointError, NextHop, NextHopName, TlsLevel};
+pub use outcome::{Outcome, RemoteReply};
+pub use peer::{Peer, SessionId, TlsFacts};
+pub use region::{KNOWN_REGIONS, Region, Regions};
+pub use status::Status;
+pub use tenant::{
+    AcceptedDomain, ConnectorKind, DomainKind, InboundConnector, Licenses, OutboundConnector, Residency,
+    Tenant, User,
+};

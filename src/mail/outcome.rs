@@ -1,0 +1,55 @@
+//! Outcome: delivered, deferred or failed, for one recipient.
+
+use serde::{Deserialize, Serialize};
+
+use super::Status;
+
+/// What a next hop said, in full, or what we say in its place when it said nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteReply {
+    /// The host that said it: `store1.eur.example.net [192.0.2.7]:24`. Empty when nobody was reached.
+    pub host: String,
+    /// The three digits; zero when the words are ours and not a server's.
+    pub code: u16,
+    pub status: Status,
+    /// The whole text without code and enhanced code; lines joined by a space.
+    pub text: String,
+}
+
+impl RemoteReply {
+    /// Words of our own, when no server answered.
+    pub fn ours(host: impl Into<String>, status: Status, text: impl Into<String>) -> Self {
+        Self { host: host.into(), code: 0, status, text: text.into() }
+    }
+
+    /// `550 5.1.1 no such user`, as a notice quotes it; without a code when the words are ours.
+    pub fn line(&self) -> String {
+        if self.code == 0 {
+            format!("{} {}", self.status, self.text)
+        } else {
+            format!("{} {} {}", self.code, self.status, self.text)
+        }
+    }
+}
+
+/// How one attempt ended for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Delivered(RemoteReply),
+    /// Try again later (rule 80).
+    Deferred(RemoteReply),
+    /// Try again now, in a new transaction (rule 88): the next hop took others of this one.
+    Postponed(RemoteReply),
+    /// Never again (rule 81).
+    Failed(RemoteReply),
+}
+
+impl Outcome {
+    pub fn reply(&self) -> &RemoteReply {
+        match self {
+            Self::Delivered(reply) | Self::Deferred(reply) | Self::Postponed(reply) | Self::Failed(reply) => {
+                reply
+            }
+        }
+    }
+}
