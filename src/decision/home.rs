@@ -136,6 +136,10 @@ pub fn is_own_postmaster(rules: &Rules, recipient: &Address) -> bool {
     recipient.is_postmaster() && *recipient.domain() == rules.hostname
 }
 
+pub fn node_postmaster(rules: &Rules) -> Address {
+    Address::postmaster_at(rules.hostname.clone())
+}
+
 pub fn own_store(rules: &Rules, trail: &mut Trail) -> Result<Place, Reason> {
     trail.step("6.addresses", || "postmaster of this node: its own store".to_owned());
     region_place(rules, rules.node_region, Irr::NotApplied(IrrMiss::NoUser), trail)

@@ -136,6 +136,11 @@ impl Address {
         Ok(Self { local: local.into(), domain: Domain::parse(domain)? })
     }
 
+    /// The mailbox that every mail domain has (RFC 5321 §4.5.1).
+    pub fn postmaster_at(domain: Domain) -> Self {
+        Self { local: "postmaster".into(), domain }
+    }
+
     /// The local part as it goes on the wire.
     pub fn local(&self) -> &str {
         &self.local
