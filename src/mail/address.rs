@@ -141,6 +141,15 @@ impl Address {
         Self { local: "postmaster".into(), domain }
     }
 
+    /// From a local part as it goes on the wire and a domain that was parsed before.
+    pub fn from_parts(local: &str, domain: Domain) -> Result<Self, AddressError> {
+        if is_local_part(local) {
+            Ok(Self { local: local.into(), domain })
+        } else {
+            Err(AddressError::BadLocalPart)
+        }
+    }
+
     /// The local part as it goes on the wire.
     pub fn local(&self) -> &str {
         &self.local
