@@ -11,11 +11,13 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::decision::{
-    self, Admitted, Attribution, Door, Entry, EntryFacts, Place, Reason, Rules, Trail, decide_entry, decide_home,
-    decide_place, is_own_postmaster, own_store,
+    self, Admitted, Attribution, Door, Entry, EntryFacts, Place, Reason, Rules, Trail, decide_entry,
+    decide_home, decide_place, is_own_postmaster, own_store,
 };
 use crate::directory::Directory;
-use crate::mail::{AcceptedDomain, Address, Domain, Envelope, Lookup, Region, Residency, Transport, User};
+use crate::mail::{
+    AcceptedDomain, Address, Domain, Envelope, Lookup, Region, Residency, Tenant, Transport, User,
+};
 
 /// What RCPT TO asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +93,10 @@ impl Inquiry {
             Asked::Mailbox(address) => address.clone(),
             Asked::Postmaster => own_postmaster(rules),
         };
-        if *asked == Asked::Postmaster && circumstances.door == Door::Regular && is_own_postmaster(rules, &address) {
+        if *asked == Asked::Postmaster
+            && circumstances.door == Door::Regular
+            && is_own_postmaster(rules, &address)
+        {
             let place = own_store(rules, trail)?;
             let domain = address.domain().clone();
             return Ok((Admitted { address, domain, ingress: None }, place));
@@ -159,7 +164,7 @@ impl Inquiry {
             Lookup::Absent | Lookup::Failed => Lookup::Absent,
         };
         let tenant = match envelope.transport {
-            Transport::Originating => envelope.tenant.as_deref().and_then(|id| self.directory.tenant(id)),
+            Transport::Originating => envelope.tenant.as_deref().and_then(|id| self.tenant(id)),
             Transport::Incoming | Transport::PeerEdge | Transport::Notice => None,
         };
         decide_place(&rules, envelope.transport, domain, recipient, user.as_ref(), tenant.as_ref())
@@ -185,6 +190,10 @@ impl Inquiry {
     async fn user(&self, domain: &AcceptedDomain, address: &Address) -> Lookup<User> {
         let lookup = self.directory.user(domain, address);
         tokio::time::timeout(self.lookup_deadline, lookup).await.unwrap_or(Lookup::Failed)
+    }
+
+    fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.directory.table().tenants().find(|tenant| *tenant.id == *id).cloned()
     }
 
     fn now(&self) -> Timestamp {

@@ -16,10 +16,11 @@ use crate::mail::{Envelope, MessageId, Peer, SessionId, header};
 use crate::net::{Wire, within};
 use crate::report::Event;
 use crate::session::{
-    Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms, TlsOffer,
+    Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
+    TlsOffer,
 };
 use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
-use crate::smtp::line::{Line, find_line};
+use crate::smtp::line::{Found, LineFault, LineFinder};
 use crate::smtp::reply::{Answer, Context, Texts};
 use crate::spool::{self, Draft, Pressure};
 
@@ -66,6 +67,7 @@ pub(super) struct Connection {
     started: Instant,
     messages: u32,
     told: Told,
+    lines: LineFinder,
     /// Where an answer is put into words; kept for its room.
     words: Vec<u8>,
 }
@@ -95,6 +97,7 @@ impl Connection {
             started: Instant::now(),
             messages: 0,
             told: Told::default(),
+            lines: LineFinder::default(),
             words: Vec::new(),
         }
     }
@@ -110,7 +113,12 @@ impl Connection {
             self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, why });
         }
         let lasted = self.started.elapsed();
-        self.shared.reporter.note(&Event::Disconnected { session: self.id, why: &why, messages: self.messages, lasted });
+        self.shared.reporter.note(&Event::Disconnected {
+            session: self.id,
+            why: &why,
+            messages: self.messages,
+            lasted,
+        });
     }
 
     async fn converse(&mut self, mut wire: Wire) -> Result<(), End> {
@@ -163,19 +171,18 @@ impl Connection {
             self.not_kept = None;
         }
         let deadline = Instant::now() + self.session.patience();
-        let mut swallowing = false;
         loop {
-            let (input, consumed) = match find_line(wire.pending()) {
-                Line::Found { line, consumed } if !swallowing => (Input::Line(line), consumed),
-                Line::Bare { consumed } if !swallowing => (Input::BareLineEnding, consumed),
-                // The end of a line that was too long.
-                Line::Found { consumed, .. } | Line::Bare { consumed } => (Input::LineTooLong, consumed),
-                Line::TooLong { consumed } => {
-                    swallowing = true;
+            let (input, consumed) = match self.lines.find(wire.pending()) {
+                Found::Line { line, consumed } => (Input::Line(line), consumed),
+                Found::Refused { fault: LineFault::TooLong, consumed } => (Input::LineTooLong, consumed),
+                Found::Refused { fault: LineFault::BareLineEnding, consumed } => {
+                    (Input::BareLineEnding, consumed)
+                }
+                Found::Swallowed { consumed } => {
                     wire.consume(consumed);
                     continue;
                 }
-                Line::Incomplete => {
+                Found::Incomplete => {
                     flush(wire).await?;
                     match self.wait(wire, deadline).await? {
                         Some(action) => return Ok(action),
@@ -516,4 +523,3 @@ fn not_stored_word(error: &spool::NotStored) -> NotStored {
         spool::NotStored::Failed | spool::NotStored::Expired => NotStored::Failed,
     }
 }
-

@@ -147,10 +147,13 @@ impl Listener {
         address: SocketAddr,
         slot: admission::Slot,
     ) {
-        self.shared.reporter.note(&Event::Connected { session: id, listener: &self.entrance.name, peer: address });
+        self.shared.reporter.note(&Event::Connected {
+            session: id,
+            listener: &self.entrance.name,
+            peer: address,
+        });
         let peer = Peer::new(address.ip());
-        let connection =
-            connection::Connection::new(id, peer, self.entrance.clone(), self.shared.clone());
+        let connection = connection::Connection::new(id, peer, self.entrance.clone(), self.shared.clone());
         let wire = Wire::new(stream);
         sessions.spawn(async move {
             connection.run(wire).await;

@@ -11,10 +11,11 @@ use crate::clock::Timestamp;
 use crate::decision::Reason;
 use crate::delivery::{Courier, Delivery, Parcel};
 use crate::mail::{
-    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, Outcome, Recipient, RemoteReply, Status, Transport,
+    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, Outcome, Recipient, RemoteReply, Status,
+    Transport,
 };
 use crate::report::{Event, notice};
-use crate::spool::{Content, End, Notice, NotStored, RecipientProgress};
+use crate::spool::{Content, End, NotStored, Notice, RecipientProgress};
 
 use super::job::Job;
 use super::lane::{Change, Health};
@@ -138,7 +139,12 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<(NextHop
 
 /// Rule 89: the way on is decided again before each attempt, never from the old answer. Leaves in `job`
 /// the recipients that still belong to this lane, and returns the next hop when there are any.
-async fn decide_again(core: &Arc<Core>, road: &Arc<Road>, job: &mut Job, result: &mut Result) -> Option<NextHop> {
+async fn decide_again(
+    core: &Arc<Core>,
+    road: &Arc<Road>,
+    job: &mut Job,
+    result: &mut Result,
+) -> Option<NextHop> {
     let now = core.clock.now();
     let here = road.lock().lane.name.clone();
     let mut next_hop = None;
@@ -222,7 +228,8 @@ async fn deliver(
     result: &mut Result,
 ) -> Health {
     if next_hop.endpoints.is_empty() {
-        let reply = RemoteReply::ours("", Status::new(4, 4, 4), "no outbound path to the internet is configured");
+        let reply =
+            RemoteReply::ours("", Status::new(4, 4, 4), "no outbound path to the internet is configured");
         result.deferred.clone_from(&job.recipients);
         result.reply = Some(reply);
         return Health::Unreached;
@@ -271,7 +278,9 @@ async fn deliver(
         Some(first) if result.delivered.is_empty() && result.failed.is_empty() => {
             Health::PutOff { recipient: address(*first) }
         }
-        Some(_) | None => Health::Works { took: result.delivered.iter().map(|(index, _)| address(*index)).collect() },
+        Some(_) | None => {
+            Health::Works { took: result.delivered.iter().map(|(index, _)| address(*index)).collect() }
+        }
     }
 }
 
@@ -320,7 +329,14 @@ async fn conclude(
     settle(core, road, id, left.map(|()| job), health, result.reply.as_ref());
 }
 
-fn settle(core: &Arc<Core>, road: &Arc<Road>, id: MessageId, left: Option<Job>, health: Health, reply: Option<&RemoteReply>) {
+fn settle(
+    core: &Arc<Core>,
+    road: &Arc<Road>,
+    id: MessageId,
+    left: Option<Job>,
+    health: Health,
+    reply: Option<&RemoteReply>,
+) {
     let now = core.clock.now();
     let change = {
         let mut state = road.lock();
@@ -380,7 +396,13 @@ pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last:
     let mut fates = Vec::new();
     for index in &job.recipients {
         let recipient = &job.envelope.recipients[*index as usize].address;
-        core.note(&Event::Expired { id: job.id(), recipient, next_hop: name, reply: last, attempts: job.attempts });
+        core.note(&Event::Expired {
+            id: job.id(),
+            recipient,
+            next_hop: name,
+            reply: last,
+            attempts: job.attempts,
+        });
         changes.push((*index, ended(End::Expired, job.attempts, now, last)));
         fates.push((*index, last.clone()));
     }
@@ -417,7 +439,9 @@ async fn end(
                 Box::pin(core.arrive(accepted)).await;
                 return;
             }
-            Err(NotStored::Full | NotStored::Expired) if !core.is_stopping() => tokio::time::sleep(PAUSE).await,
+            Err(NotStored::Full | NotStored::Expired) if !core.is_stopping() => {
+                tokio::time::sleep(PAUSE).await
+            }
             // Nothing is recorded: after a restart the message is tried, or expires, once more.
             Err(NotStored::Full | NotStored::Expired | NotStored::Failed) => return,
         }
@@ -432,7 +456,8 @@ fn owed_to<'a>(core: &Core, envelope: &'a Envelope, fates: &[(u32, RemoteReply)]
     let why = match &envelope.sender {
         None => "the sender is null",
         Some(sender) => {
-            let wanted = |(index, _): &(u32, RemoteReply)| envelope.recipients[*index as usize].wants_failure();
+            let wanted =
+                |(index, _): &(u32, RemoteReply)| envelope.recipients[*index as usize].wants_failure();
             if fates.iter().any(wanted) {
                 return Some(sender);
             }

@@ -10,7 +10,7 @@ use crate::spool::Content;
 use super::backoff::Priority;
 
 #[derive(Debug)]
-pub struct Job {
+pub(super) struct Job {
     pub envelope: Arc<Envelope>,
     /// Indices into the envelope's recipients, rising.
     pub recipients: Vec<u32>,
@@ -27,11 +27,11 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn id(&self) -> MessageId {
+    pub(super) fn id(&self) -> MessageId {
         self.envelope.id
     }
 
-    pub fn priority(&self) -> Priority {
+    pub(super) fn priority(&self) -> Priority {
         match self.envelope.transport {
             Transport::Notice => Priority::Low,
             Transport::Incoming | Transport::Originating | Transport::PeerEdge => Priority::Normal,
@@ -39,7 +39,7 @@ impl Job {
     }
 
     /// Takes in the recipients of a job of the same message, as when two ways become one.
-    pub fn merge(&mut self, other: Job) {
+    pub(super) fn merge(&mut self, other: Job) {
         debug_assert_eq!(self.id(), other.id(), "only one message's jobs merge");
         self.recipients.extend(other.recipients);
         self.recipients.sort_unstable();

@@ -17,15 +17,21 @@ use super::job::Job;
 const UNWELL_AFTER: usize = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Road {
+pub(super) enum Road {
     Open,
     /// Nothing gets through; one message at a time tries whether it is back.
-    Down { since: Timestamp, probes: u32, interval: Duration, next_probe: Timestamp, probing: bool },
+    Down {
+        since: Timestamp,
+        probes: u32,
+        interval: Duration,
+        next_probe: Timestamp,
+        probing: bool,
+    },
 }
 
 /// What an attempt told about the destination, beyond the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub(super) enum Health {
     /// It took these recipients, or refused some for good: it works.
     Works { took: Vec<Address> },
     /// It put every recipient off; one of them stands for all.
@@ -38,13 +44,13 @@ pub enum Health {
 
 /// What changed about the road, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     WentDown { next_probe: Timestamp },
     CameBack,
 }
 
 #[derive(Debug)]
-pub struct Lane {
+pub(super) struct Lane {
     pub name: NextHopName,
     /// Ready when the road is open; in order of arrival.
     ready: BTreeMap<MessageId, Job>,
@@ -65,7 +71,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(name: NextHopName, backoff: Backoff) -> Self {
+    pub(super) fn new(name: NextHopName, backoff: Backoff) -> Self {
         Self {
             name,
             ready: BTreeMap::new(),
@@ -81,12 +87,12 @@ impl Lane {
         }
     }
 
-    pub fn set_backoff(&mut self, backoff: Backoff) {
+    pub(super) fn set_backoff(&mut self, backoff: Backoff) {
         self.backoff = backoff;
     }
 
     /// A job that may be tried as soon as the road is open.
-    pub fn add(&mut self, job: Job) {
+    pub(super) fn add(&mut self, job: Job) {
         let id = job.id();
         // The same message may come twice, by two of its recipients: one transaction serves both.
         match self.ready.remove(&id) {
@@ -101,7 +107,7 @@ impl Lane {
     }
 
     /// A job that waits until its own next attempt.
-    pub fn add_waiting(&mut self, mut job: Job) {
+    pub(super) fn add_waiting(&mut self, mut job: Job) {
         let id = job.id();
         if let Some(there) = self.take_waiting(id) {
             let next_attempt = job.next_attempt.max(there.next_attempt);
@@ -124,7 +130,7 @@ impl Lane {
     }
 
     /// The next job to try now, oldest first; a probe when the road is down.
-    pub fn take(&mut self, now: Timestamp) -> Option<Job> {
+    pub(super) fn take(&mut self, now: Timestamp) -> Option<Job> {
         self.release_due(now);
         let id = match &mut self.road {
             Road::Open => *self.ready.first_key_value()?.0,
@@ -151,7 +157,7 @@ impl Lane {
     }
 
     /// The jobs whose message is too old (rule 83). Those with a worker are left to end by themselves.
-    pub fn take_expired(&mut self, now: Timestamp) -> Vec<Job> {
+    pub(super) fn take_expired(&mut self, now: Timestamp) -> Vec<Job> {
         self.release_due(now);
         let mut expired = Vec::new();
         while let Some(entry) = self.ready.first_entry() {
@@ -165,7 +171,7 @@ impl Lane {
 
     /// How an attempt went. `job` is what is left of it to try again; it waits by itself when it alone was
     /// put off, and with the whole lane when the destination is down.
-    pub fn settle(
+    pub(super) fn settle(
         &mut self,
         id: MessageId,
         job: Option<Job>,
@@ -214,7 +220,9 @@ impl Lane {
     /// A mailbox that takes mail again takes what it put off, at once and in order.
     fn release_for(&mut self, took: &[Address]) {
         self.release(|job| {
-            job.recipients.iter().any(|index| took.contains(&job.envelope.recipients[*index as usize].address))
+            job.recipients
+                .iter()
+                .any(|index| took.contains(&job.envelope.recipients[*index as usize].address))
         });
     }
 
@@ -271,7 +279,7 @@ impl Lane {
     }
 
     /// When this lane next has something to do by the clock alone.
-    pub fn next_wake(&self) -> Option<Timestamp> {
+    pub(super) fn next_wake(&self) -> Option<Timestamp> {
         let due = self.due.first().map(|(at, _)| *at);
         let expiry =
             self.ready.first_key_value().map(|(_, job)| self.backoff.expires_at(job.envelope.received_at));
@@ -283,7 +291,7 @@ impl Lane {
     }
 
     /// How many workers could find something to do now.
-    pub fn runnable(&self, now: Timestamp) -> usize {
+    pub(super) fn runnable(&self, now: Timestamp) -> usize {
         let due = self.due.range(..=(now, MessageId::from_raw(u64::MAX))).count();
         match &self.road {
             Road::Open => self.ready.len() + due,
@@ -294,7 +302,7 @@ impl Lane {
     }
 
     /// Takes everything that no worker has, for the way on to be decided again.
-    pub fn take_all(&mut self) -> Vec<Job> {
+    pub(super) fn take_all(&mut self) -> Vec<Job> {
         self.due.clear();
         let mut jobs: BTreeMap<MessageId, Job> = std::mem::take(&mut self.ready);
         for (id, job) in std::mem::take(&mut self.waiting) {
@@ -309,7 +317,7 @@ impl Lane {
     }
 
     /// Takes one message's job, unless a worker has it.
-    pub fn take_one(&mut self, id: MessageId) -> Option<Job> {
+    pub(super) fn take_one(&mut self, id: MessageId) -> Option<Job> {
         match (self.ready.remove(&id), self.take_waiting(id)) {
             (Some(mut job), Some(other)) => {
                 job.merge(other);
@@ -320,7 +328,7 @@ impl Lane {
     }
 
     /// Everything may be tried now, whatever was scheduled: the operator's retry.
-    pub fn retry_now(&mut self, now: Timestamp) {
+    pub(super) fn retry_now(&mut self, now: Timestamp) {
         let waiting: Vec<MessageId> = self.waiting.keys().copied().collect();
         for id in waiting {
             if let Some(job) = self.take_waiting(id) {
@@ -333,44 +341,44 @@ impl Lane {
     }
 
     /// Lets go of contents kept in memory: a lane that stands still reads them back from the spool.
-    pub fn forget_contents(&mut self) {
+    pub(super) fn forget_contents(&mut self) {
         for job in self.ready.values_mut().chain(self.waiting.values_mut()) {
             job.content = None;
         }
     }
 
-    pub fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.road != Road::Open
     }
 
-    pub fn road(&self) -> &Road {
+    pub(super) fn road(&self) -> &Road {
         &self.road
     }
 
-    pub fn last(&self) -> Option<&RemoteReply> {
+    pub(super) fn last(&self) -> Option<&RemoteReply> {
         self.last.as_ref()
     }
 
     /// What a message that expires here is told.
-    pub fn last_reply(&self, job: &Job) -> RemoteReply {
+    pub(super) fn last_reply(&self, job: &Job) -> RemoteReply {
         job.last.clone().or_else(|| self.last.clone()).unwrap_or_else(|| {
             RemoteReply::ours("", Status::new(4, 4, 1), "no attempt reached the next hop".to_owned())
         })
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ready.len() + self.waiting.len() + self.in_flight.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.ready.values().chain(self.waiting.values())
     }
 
-    pub fn in_flight(&self) -> impl Iterator<Item = MessageId> + '_ {
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = MessageId> + '_ {
         self.in_flight.iter().copied()
     }
 }
@@ -496,7 +504,8 @@ mod tests {
         lane.add(job(6, "late@contoso.com"));
         let first = lane.take(at(360)).expect("the probe is the oldest");
         assert_eq!(first.id().raw(), 1);
-        let change = lane.settle(first.id(), None, Health::Works { took: Vec::new() }, Some(&reply()), at(360));
+        let change =
+            lane.settle(first.id(), None, Health::Works { took: Vec::new() }, Some(&reply()), at(360));
         assert_eq!(change, Some(Change::CameBack));
         let drained: Vec<u64> = std::iter::from_fn(|| take_id(&mut lane, at(360))).collect();
         assert_eq!(drained, [2, 3, 4, 5, 6]);
@@ -511,7 +520,8 @@ mod tests {
         for _ in 0..10 {
             let job = lane.take(at(0)).expect("the road stays open");
             let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
-            let change = lane.settle(id, Some(put_off(job, at(60), 60)), Health::PutOff { recipient }, None, at(0));
+            let change =
+                lane.settle(id, Some(put_off(job, at(60), 60)), Health::PutOff { recipient }, None, at(0));
             assert_eq!(change, None);
         }
         lane.add(job(11, "anna@contoso.com"));
@@ -530,7 +540,13 @@ mod tests {
             let job = lane.take(at(number)).expect("ready");
             let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
             let next = at(number + 60);
-            lane.settle(id, Some(put_off(job, next, 60)), Health::PutOff { recipient }, Some(&reply()), at(number));
+            lane.settle(
+                id,
+                Some(put_off(job, next, 60)),
+                Health::PutOff { recipient },
+                Some(&reply()),
+                at(number),
+            );
         }
         let first = lane.take(at(60)).expect("the first is due");
         let took = vec![first.envelope.recipients[0].address.clone()];
@@ -544,14 +560,26 @@ mod tests {
         for _ in 0..3 {
             let job = lane.take(at(0)).expect("open until three were put off");
             let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
-            lane.settle(id, Some(put_off(job, at(60), 60)), Health::PutOff { recipient }, Some(&reply()), at(0));
+            lane.settle(
+                id,
+                Some(put_off(job, at(60), 60)),
+                Health::PutOff { recipient },
+                Some(&reply()),
+                at(0),
+            );
         }
         assert!(lane.is_down());
         assert_eq!(take_id(&mut lane, at(1)), None);
         let probe = lane.take(at(60)).expect("a probe");
         assert_eq!(probe.id().raw(), 4, "the one that has not been put off yet");
         let recipient = probe.envelope.recipients[0].address.clone();
-        lane.settle(probe.id(), Some(put_off(probe, at(120), 60)), Health::PutOff { recipient }, Some(&reply()), at(60));
+        lane.settle(
+            probe.id(),
+            Some(put_off(probe, at(120), 60)),
+            Health::PutOff { recipient },
+            Some(&reply()),
+            at(60),
+        );
         let probe = lane.take(at(360)).expect("the next probe");
         assert_eq!(probe.id().raw(), 1);
         let took = vec![probe.envelope.recipients[0].address.clone()];

@@ -229,8 +229,13 @@ impl Queue {
     }
 
     pub fn lanes(&self) -> Vec<LaneView> {
-        let mut views: Vec<LaneView> =
-            self.0.roads().iter().map(|road| LaneView::of(&road.lock().lane)).filter(|view| view.messages > 0).collect();
+        let mut views: Vec<LaneView> = self
+            .0
+            .roads()
+            .iter()
+            .map(|road| LaneView::of(&road.lock().lane))
+            .filter(|view| view.messages > 0)
+            .collect();
         views.sort_by(|a, b| a.destination.cmp(&b.destination));
         views
     }
@@ -270,7 +275,8 @@ impl Core {
     async fn arrive(self: &Arc<Self>, accepted: Accepted) {
         let now = self.clock.now();
         let bytes = accepted.content.len();
-        let all = u32::try_from(accepted.envelope.recipients.len()).expect("recipients_per_message is far below u32");
+        let all = u32::try_from(accepted.envelope.recipients.len())
+            .expect("recipients_per_message is far below u32");
         let mut job = Job {
             envelope: accepted.envelope,
             recipients: (0..all).collect(),
@@ -332,7 +338,8 @@ impl Core {
                 last: job.last.clone(),
             };
             if next_hop.name == NextHopName::Undecided && part.next_attempt <= now {
-                part.next_attempt = now.plus(self.settings.load().backoff.interval(1, Duration::ZERO, 1, part.priority()));
+                part.next_attempt =
+                    now.plus(self.settings.load().backoff.interval(1, Duration::ZERO, 1, part.priority()));
             }
             self.budget(&mut part);
             self.put(next_hop, part, now);
@@ -426,7 +433,8 @@ impl Core {
             let (expired, wake, name) = {
                 let mut state = road.lock();
                 let expired = state.lane.take_expired(now);
-                let replies: Vec<RemoteReply> = expired.iter().map(|job| state.lane.last_reply(job)).collect();
+                let replies: Vec<RemoteReply> =
+                    expired.iter().map(|job| state.lane.last_reply(job)).collect();
                 let expired: Vec<(Job, RemoteReply)> = expired.into_iter().zip(replies).collect();
                 (expired, state.lane.next_wake(), state.lane.name.clone())
             };

@@ -27,7 +27,9 @@ impl LaneView {
     pub(super) fn of(lane: &Lane) -> Self {
         let (state, next_probe, down_since) = match lane.road() {
             Road::Open => ("up", None, None),
-            Road::Down { next_probe, since, .. } => ("down", Some(next_probe.to_string()), Some(since.to_string())),
+            Road::Down { next_probe, since, .. } => {
+                ("down", Some(next_probe.to_string()), Some(since.to_string()))
+            }
         };
         Self {
             destination: lane.name.to_string(),

@@ -117,7 +117,9 @@ impl Metrics {
             Event::HandshakeFailed { .. } => {
                 self.handshakes_failed.inc();
             }
-            Event::SenderRefused { reason, .. } | Event::RecipientRefused { reason, .. } => self.count_refusal(reason),
+            Event::SenderRefused { reason, .. } | Event::RecipientRefused { reason, .. } => {
+                self.count_refusal(reason)
+            }
             Event::RecipientAccepted { irr, home } => {
                 let region = home.map_or("none".to_owned(), |region| region.to_string());
                 self.recipients.get_or_create(&IrrLabel { irr: irr.word(), region }).inc();
@@ -185,8 +187,11 @@ impl Metrics {
         page.truncate(end);
         let own = [("sessions", "SMTP sessions open now", self.sessions())];
         for (name, help, value) in own.iter().chain(&gauges.0) {
-            writeln!(page, "# HELP landfall_{name} {help}.\n# TYPE landfall_{name} gauge\nlandfall_{name} {value}")
-                .expect("writing to a String cannot fail");
+            writeln!(
+                page,
+                "# HELP landfall_{name} {help}.\n# TYPE landfall_{name} gauge\nlandfall_{name} {value}"
+            )
+            .expect("writing to a String cannot fail");
         }
         page.push_str("# EOF\n");
         page

@@ -46,7 +46,13 @@ pub struct Reporting<'a> {
 
 /// The whole notice, header and body, lines ending in CRLF. `content` is what the spool kept, or as much
 /// of it as the caller read: the original header must be whole.
-pub fn compose(reporting: Reporting<'_>, to: &Address, envelope: &Envelope, fates: &[Fate<'_>], content: &[u8]) -> Vec<u8> {
+pub fn compose(
+    reporting: Reporting<'_>,
+    to: &Address,
+    envelope: &Envelope,
+    fates: &[Fate<'_>],
+    content: &[u8],
+) -> Vec<u8> {
     let boundary = format!("landfall-{}", reporting.id);
     let utf8 = envelope.needs_utf8();
     let full = envelope.ret == Some(Ret::Full) && content.len() <= RETURN_LIMIT_BYTES;
@@ -78,14 +84,28 @@ pub fn compose(reporting: Reporting<'_>, to: &Address, envelope: &Envelope, fate
     put(&mut out, "This is a multipart report in MIME form (RFC 6522).");
     put(&mut out, "");
     put(&mut out, &format!("--{boundary}"));
-    put(&mut out, if utf8 { "Content-Type: text/plain; charset=utf-8" } else { "Content-Type: text/plain; charset=us-ascii" });
+    put(
+        &mut out,
+        if utf8 {
+            "Content-Type: text/plain; charset=utf-8"
+        } else {
+            "Content-Type: text/plain; charset=us-ascii"
+        },
+    );
     if utf8 {
         put(&mut out, "Content-Transfer-Encoding: 8bit");
     }
     put(&mut out, "");
     words_for_people(&mut out, reporting, envelope, fates);
     put(&mut out, &format!("--{boundary}"));
-    put(&mut out, if utf8 { "Content-Type: message/global-delivery-status" } else { "Content-Type: message/delivery-status" });
+    put(
+        &mut out,
+        if utf8 {
+            "Content-Type: message/global-delivery-status"
+        } else {
+            "Content-Type: message/delivery-status"
+        },
+    );
     if utf8 {
         put(&mut out, "Content-Transfer-Encoding: 8bit");
     }
@@ -147,15 +167,19 @@ fn words_for_people(out: &mut String, reporting: Reporting<'_>, envelope: &Envel
 }
 
 /// RFC 3464 §2.2 and §2.3; one group of fields for the message, then one per recipient.
-fn fields_for_programs(out: &mut String, reporting: Reporting<'_>, envelope: &Envelope, fates: &[Fate<'_>], utf8: bool) {
+fn fields_for_programs(
+    out: &mut String,
+    reporting: Reporting<'_>,
+    envelope: &Envelope,
+    fates: &[Fate<'_>],
+    utf8: bool,
+) {
     if let Some(envid) = &envelope.envid {
         put(out, &format!("Original-Envelope-Id: {}", decode_xtext(envid)));
     }
     put(out, &format!("Reporting-MTA: dns; {}", reporting.hostname));
-    if let Some(peer) = &envelope.peer {
-        if !peer.helo.is_empty() {
-            put(out, &format!("Received-From-MTA: dns; {} ({})", one_line(&peer.helo), peer.ip));
-        }
+    if let Some(peer) = envelope.peer.as_ref().filter(|peer| !peer.helo.is_empty()) {
+        put(out, &format!("Received-From-MTA: dns; {} ({})", one_line(&peer.helo), peer.ip));
     }
     put(out, &format!("Arrival-Date: {}", envelope.received_at.rfc5322()));
     for fate in fates {
@@ -247,11 +271,19 @@ mod tests {
 
     fn notice(envelope: &Envelope, reply: &RemoteReply) -> String {
         let hostname = Domain::parse("edge1.eur.example.net").expect("a name");
-        let reporting =
-            Reporting { hostname: &hostname, id: MessageId::from_raw(9), now: Timestamp::from_millis(1_800_000_100_000) };
+        let reporting = Reporting {
+            hostname: &hostname,
+            id: MessageId::from_raw(9),
+            now: Timestamp::from_millis(1_800_000_100_000),
+        };
         let recipient = &envelope.recipients[0];
-        let fates =
-            [Fate { recipient: &recipient.address, orcpt: recipient.orcpt.as_deref(), action: Action::Failed, verdict: None, reply }];
+        let fates = [Fate {
+            recipient: &recipient.address,
+            orcpt: recipient.orcpt.as_deref(),
+            action: Action::Failed,
+            verdict: None,
+            reply,
+        }];
         let to = envelope.sender.as_ref().expect("a sender");
         String::from_utf8(compose(reporting, to, envelope, &fates, CONTENT)).expect("text")
     }
@@ -272,10 +304,15 @@ mod tests {
         assert!(parsed.is_content_type("multipart", "report"));
         assert_eq!(parsed.attachment_count(), 2, "{text}");
         for field in [
-            "Original-Envelope-Id: QQ=1\r\n", "Reporting-MTA: dns; edge1.eur.example.net\r\n",
-            "Original-Recipient: rfc822;anna+x@contoso.com\r\n", "Final-Recipient: rfc822;anna@contoso.com\r\n",
-            "Action: failed\r\n", "Status: 5.1.1\r\n", "Diagnostic-Code: smtp; 550 5.1.1 no such  Injected: user\r\n",
-            "Remote-MTA: dns; store1 [127.0.0.1]:24\r\n", "Content-Type: text/rfc822-headers\r\n",
+            "Original-Envelope-Id: QQ=1\r\n",
+            "Reporting-MTA: dns; edge1.eur.example.net\r\n",
+            "Original-Recipient: rfc822;anna+x@contoso.com\r\n",
+            "Final-Recipient: rfc822;anna@contoso.com\r\n",
+            "Action: failed\r\n",
+            "Status: 5.1.1\r\n",
+            "Diagnostic-Code: smtp; 550 5.1.1 no such  Injected: user\r\n",
+            "Remote-MTA: dns; store1 [127.0.0.1]:24\r\n",
+            "Content-Type: text/rfc822-headers\r\n",
         ] {
             assert!(text.contains(field), "{field} in {text}");
         }
@@ -293,7 +330,9 @@ mod tests {
 
     #[test]
     fn xtext_that_does_not_decode_stays() {
-        for (text, decoded) in [("a+2Bb", "a+b"), ("a+", "a+"), ("+ZZ", "+ZZ"), ("+0D+0A", "+0D+0A"), ("plain", "plain")] {
+        for (text, decoded) in
+            [("a+2Bb", "a+b"), ("a+", "a+"), ("+ZZ", "+ZZ"), ("+0D+0A", "+0D+0A"), ("plain", "plain")]
+        {
             assert_eq!(decode_xtext(text), decoded);
         }
     }
