@@ -173,13 +173,7 @@ impl Address {
     }
 
     pub fn local_key(&self) -> String {
-        let mut key = unquoted(&self.local);
-        if key.is_ascii() {
-            key.make_ascii_lowercase();
-            key
-        } else {
-            key.to_lowercase()
-        }
+        local_key_of(&self.local)
     }
 
     pub fn is_postmaster(&self) -> bool {
@@ -238,7 +232,27 @@ fn is_atom_char(c: char) -> bool {
 
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
-        self.domain == other.domain && (self.local == other.local || self.local_key() == other.local_key())
+        self.domain == other.domain && is_same_local(&self.local, &other.local)
+    }
+}
+
+/// The common case without allocating: a transaction compares each recipient with all before it.
+fn is_same_local(one: &str, other: &str) -> bool {
+    let plain = |local: &str| local.is_ascii() && !local.starts_with('"');
+    if plain(one) && plain(other) {
+        one.eq_ignore_ascii_case(other)
+    } else {
+        one == other || local_key_of(one) == local_key_of(other)
+    }
+}
+
+fn local_key_of(local: &str) -> String {
+    let mut key = unquoted(local);
+    if key.is_ascii() {
+        key.make_ascii_lowercase();
+        key
+    } else {
+        key.to_lowercase()
     }
 }
 

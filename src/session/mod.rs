@@ -4,17 +4,17 @@
 //! `listener::connection` carries out each Action and feeds back the next Input.
 
 mod limits;
+mod phase;
 mod refusal;
 
 pub use limits::Limits;
+pub use phase::{OpenEnvelope, Session};
 pub use refusal::reply_for;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use crate::decision::{Admitted, Reason};
-use crate::mail::{Address, BodyType, Domain, MessageId, Peer, Recipient, Region, Ret, Sender, TlsFacts};
+use crate::mail::{MessageId, Region, Sender, TlsFacts};
 use crate::smtp::body::{BodyRules, BodySummary, LineEndings};
+pub use crate::smtp::command::RecipientPath;
 use crate::smtp::reply::Answer;
 
 /// What the world did.
@@ -33,12 +33,14 @@ pub enum Input<'a> {
     Judged(Ruling),
     /// The body that `ReadBody` asked for has ended; for a chunk that is not the last, so far.
     BodyEnded(BodySummary),
+    /// `StartTls` could not be carried out; its answer was not sent.
+    TlsNotReady,
     /// How `Store` ended.
     Stored(Result<MessageId, NotStored>),
     PatienceOver,
-    /// The daemon shuts down (rule 61). May come at any time, also between other inputs.
+    /// The daemon shuts down (rule 61). May come, and come again, whenever a line is awaited.
     Draining,
-    /// The session has reached `Limits::session_age` (rule 65).
+    /// The session has reached `Limits::session_age` (rule 65). May come again, as Draining may.
     TooOld,
 }
 
@@ -47,10 +49,12 @@ pub enum Input<'a> {
 pub enum Action {
     /// Send it (flush when no complete line is waiting), then listen for the next Input.
     Say(Answer),
-    /// Nothing to say: go on as before. Only for Draining and TooOld in the middle of something.
+    /// Nothing to say: go on as before. For Draining and TooOld in the middle of a transaction, and for
+    /// Secured: the client speaks next.
     Continue,
     Judge(Question),
-    /// Send it, drop and refuse bytes already buffered (rule 63), do the handshake, then `Secured`.
+    /// If bytes wait behind the command, close (rule 63). Else send it, do the handshake, then `Secured`;
+    /// or, where that cannot even begin, `TlsNotReady` instead.
     StartTls(Answer),
     ReadBody(ReadBody),
     /// Commit the kept body with this envelope.
@@ -64,7 +68,7 @@ pub enum Action {
 pub enum ReadBody {
     /// Send the answer, then decode up to CRLF.CRLF with a fresh `DataDecoder`.
     Data { answer: Answer, rules: BodyRules },
-    /// Read exactly this many octets; no answer first.
+    /// Take exactly this many octets; no answer first.
     Chunk { octets: u64, chunk: Chunk },
 }
 
@@ -86,13 +90,6 @@ pub enum Question {
     Message { summary: BodySummary },
 }
 
-/// RCPT TO: an address, or `<Postmaster>` alone, which every server takes (RFC 5321 §4.1.1.3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecipientPath {
-    Address(Address),
-    Postmaster,
-}
-
 /// The answer to a Question, of the same name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ruling {
@@ -108,22 +105,6 @@ pub enum NotStored {
     Full,
     /// The disk failed, or the deadline of the commit passed.
     Failed,
-}
-
-/// A transaction under way: what `mail::Envelope` is built from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenEnvelope {
-    pub sender: Sender,
-    pub recipients: Vec<Recipient>,
-    pub body: BodyType,
-    pub smtputf8: bool,
-    pub ret: Option<Ret>,
-    pub envid: Option<String>,
-    pub declared_size: Option<u64>,
-    /// The ingress region of the first recipient (rule 14).
-    pub region: Option<Region>,
-    /// How many recipients each domain has (rule 56).
-    counts: Vec<(Domain, usize)>,
 }
 
 /// Whether this listener speaks TLS, and when.
@@ -146,41 +127,4 @@ pub struct Terms {
     pub tls: TlsOffer,
     pub line_endings: LineEndings,
     pub limits: Limits,
-}
-
-/// One inbound conversation.
-#[derive(Debug)]
-pub struct Session {
-    peer: Peer,
-    terms: Arc<Terms>,
-}
-
-impl Session {
-    pub fn new(peer: Peer, terms: Arc<Terms>) -> Self {
-        Self { peer, terms }
-    }
-
-    pub fn on(&mut self, input: Input<'_>) -> Action {
-        let _ = input;
-        Action::Continue
-    }
-
-    /// How long the peer may take before `PatienceOver`.
-    pub fn patience(&self) -> Duration {
-        self.terms.limits.command_patience
-    }
-
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// The transaction under way, from an accepted MAIL on.
-    pub fn envelope(&self) -> Option<&OpenEnvelope> {
-        None
-    }
-
-    /// Whether a body received so far may still be stored. When not, the listener lets go of its draft.
-    pub fn holds_body(&self) -> bool {
-        false
-    }
 }
