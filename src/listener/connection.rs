@@ -66,13 +66,12 @@ pub(super) struct Connection {
     not_kept: Option<NotStored>,
     started: Instant,
     messages: u32,
-    told: Told,
     lines: LineFinder,
     /// Where an answer is put into words; kept for its room.
     words: Vec<u8>,
 }
 
-/// What the session has been told once and need not hear again.
+/// What the session has been told while it waits for this line.
 #[derive(Default)]
 struct Told {
     draining: bool,
@@ -96,7 +95,6 @@ impl Connection {
             not_kept: None,
             started: Instant::now(),
             messages: 0,
-            told: Told::default(),
             lines: LineFinder::default(),
             words: Vec::new(),
         }
@@ -171,6 +169,7 @@ impl Connection {
             self.not_kept = None;
         }
         let deadline = Instant::now() + self.session.patience();
+        let mut told = Told::default();
         loop {
             let (input, consumed) = match self.lines.find(wire.pending()) {
                 Found::Line { line, consumed } => (Input::Line(line), consumed),
@@ -184,9 +183,10 @@ impl Connection {
                 }
                 Found::Incomplete => {
                     flush(wire).await?;
-                    match self.wait(wire, deadline).await? {
+                    match self.wait(wire, deadline, &mut told).await? {
+                        // Not now: a transaction is under way.
+                        None | Some(Action::Continue) => continue,
                         Some(action) => return Ok(action),
-                        None => continue,
                     }
                 }
             };
@@ -197,27 +197,32 @@ impl Connection {
     }
 
     /// Waits for more bytes; for the end of patience, of the session's time, or of the daemon's.
-    async fn wait(&mut self, wire: &mut Wire, deadline: Instant) -> Result<Option<Action>, End> {
-        if !self.told.draining && *self.shared.draining.borrow() {
-            self.told.draining = true;
+    async fn wait(
+        &mut self,
+        wire: &mut Wire,
+        deadline: Instant,
+        told: &mut Told,
+    ) -> Result<Option<Action>, End> {
+        let old_at = self.started + self.terms.limits.session_age;
+        if !told.draining && *self.shared.draining.borrow() {
+            told.draining = true;
             return Ok(Some(self.session.on(Input::Draining)));
         }
-        let old_at = self.started + self.terms.limits.session_age;
-        let until = if self.told.too_old { deadline } else { deadline.min(old_at) };
+        if !told.too_old && Instant::now() >= old_at {
+            told.too_old = true;
+            return Ok(Some(self.session.on(Input::TooOld)));
+        }
+        let until = if told.too_old { deadline } else { deadline.min(old_at) };
         let mut draining = self.shared.draining.clone();
-        let told_draining = self.told.draining;
         tokio::select! {
             filled = timeout_at(until, wire.fill()) => match filled {
                 Ok(Ok(0)) => Err(End::HungUp),
                 Ok(Ok(_)) => Ok(None),
                 Ok(Err(error)) => Err(error.into()),
-                Err(_) if !self.told.too_old && Instant::now() >= old_at => {
-                    self.told.too_old = true;
-                    Ok(Some(self.session.on(Input::TooOld)))
-                }
+                Err(_) if Instant::now() < deadline => Ok(None),
                 Err(_) => Ok(Some(self.session.on(Input::PatienceOver))),
             },
-            _ = draining.wait_for(|draining| *draining), if !told_draining => Ok(None),
+            _ = draining.wait_for(|draining| *draining), if !told.draining => Ok(None),
         }
     }
 
@@ -296,12 +301,12 @@ impl Connection {
     async fn start_tls(&mut self, mut wire: Wire, answer: &Answer) -> Result<Wire, End> {
         // RFC 3207 §4.2 and rule 63: what was sent before the handshake was not sent by whom it seems.
         let injected = wire.discard_pending();
-        self.say(&mut wire, answer);
-        flush(&mut wire).await?;
         if injected > 0 {
             self.shared.reporter.note(&Event::InjectionDropped { session: self.id, bytes: injected });
             return Err(End::Injection);
         }
+        self.say(&mut wire, answer);
+        flush(&mut wire).await?;
         self.secure(wire).await
     }
 
