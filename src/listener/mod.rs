@@ -5,8 +5,11 @@
 
 mod admission;
 mod connection;
+mod proxy;
 
 pub use admission::Admission;
+
+use connection::Connection;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +18,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::chance::Chance;
@@ -25,7 +27,7 @@ use crate::clock::Clock;
 use crate::decision::Door;
 use crate::inquiry::Inquiry;
 use crate::mail::{Peer, SessionId};
-use crate::net::{ServerTls, Wire};
+use crate::net::{ServerTls, Wire, within};
 use crate::report::{Event, Reporter};
 use crate::session::Terms;
 use crate::smtp::body::LineEndings;
@@ -58,11 +60,19 @@ pub struct Entrance {
     pub door: Door,
     /// Replaced on reload; a session keeps the terms it began with.
     pub terms: Arc<ArcSwap<Terms>>,
+    /// Load balancers, whose connections must begin with a PROXY header.
+    pub proxies: Arc<[IpNet]>,
+    pub proxy_patience: Duration,
     /// Clients whose bare line endings are put right instead of refused (rule 62).
     pub normalize_from: Arc<ArcSwap<Vec<IpNet>>>,
 }
 
 impl Entrance {
+    fn is_proxy(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.proxies.iter().any(|net| net.contains(&ip))
+    }
+
     fn terms_for(&self, ip: IpAddr) -> Arc<Terms> {
         let terms = self.terms.load_full();
         if self.normalize_from.load().iter().any(|net| net.contains(&ip)) {
@@ -92,9 +102,10 @@ impl Listener {
         loop {
             tokio::select! {
                 accepted = self.accept() => {
-                    if let Some((stream, address, slot)) = accepted {
+                    if let Some((stream, address, room)) = accepted {
                         let id = SessionId(chance.next_u64());
-                        self.serve(&mut sessions, id, stream, address, slot);
+                        let caller = Caller { id, address, entrance: self.entrance.clone(), shared: self.shared.clone() };
+                        sessions.spawn(caller.meet(Wire::new(stream), room));
                     }
                 }
                 // Ended sessions are taken out as they end: a set that only grows is a leak.
@@ -111,21 +122,13 @@ impl Listener {
         cut
     }
 
-    /// The overall slot comes first, so that a full house leaves callers in the backlog; then the caller,
-    /// then the slot of its network.
-    async fn accept(&self) -> Option<(TcpStream, SocketAddr, admission::Slot)> {
+    /// The overall slot comes first, so that a full house leaves callers in the backlog.
+    async fn accept(&self) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let room = self.shared.admission.room().await;
-        let (stream, address) = match self.socket.accept().await {
-            Ok(accepted) => accepted,
+        match self.socket.accept().await {
+            Ok((stream, address)) => Some((stream, address, room)),
             Err(error) => {
                 self.accept_failed(&error).await;
-                return None;
-            }
-        };
-        match self.shared.admission.admit(address.ip(), room) {
-            Some(slot) => Some((stream, address, slot)),
-            None => {
-                self.turn_away(stream, address);
                 None
             }
         }
@@ -138,47 +141,51 @@ impl Listener {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
+}
 
-    fn serve(
-        &self,
-        sessions: &mut JoinSet<()>,
-        id: SessionId,
-        stream: TcpStream,
-        address: SocketAddr,
-        slot: admission::Slot,
-    ) {
-        self.shared.reporter.note(&Event::Connected {
-            session: id,
-            listener: &self.entrance.name,
-            peer: address,
-        });
-        let peer = Peer::new(address.ip());
-        let connection = connection::Connection::new(id, peer, self.entrance.clone(), self.shared.clone());
-        let wire = Wire::new(stream);
-        sessions.spawn(async move {
-            connection.run(wire).await;
-            drop(slot);
-        });
+/// One connection from its first byte: who it is, whether it may stay, and then its session.
+struct Caller {
+    id: SessionId,
+    address: SocketAddr,
+    entrance: Entrance,
+    shared: Arc<Shared>,
+}
+
+impl Caller {
+    async fn meet(mut self, mut wire: Wire, room: OwnedSemaphorePermit) {
+        if self.entrance.is_proxy(self.address.ip()) {
+            match proxy::read_header(&mut wire, self.entrance.proxy_patience).await {
+                Some(proxy::Caller::Client(address)) => self.address = address,
+                // A health check costs nobody's slot and is never counted against anyone.
+                Some(proxy::Caller::Local) => return self.serve(wire).await,
+                None => {
+                    let what = format!("{} is to send a PROXY header and did not", self.address);
+                    self.shared.reporter.note(&Event::Warning { what: &what });
+                    return;
+                }
+            }
+        }
+        match self.shared.admission.admit(self.address.ip(), room) {
+            Some(_slot) => self.serve(wire).await,
+            None => self.turn_away(wire).await,
+        }
     }
 
-    /// Rule 59: told why, then closed; on a task of its own, because accepting never waits for a peer.
-    fn turn_away(&self, stream: TcpStream, address: SocketAddr) {
-        let answer = Answer::new(Reply::TooManyConnections, Detail::Ip(address.ip().to_canonical()));
-        self.shared.reporter.note(&Event::TurnedAway { peer: address, reply: answer.reply.label() });
+    async fn serve(self, wire: Wire) {
+        let Self { id, address, entrance, shared } = self;
+        shared.reporter.note(&Event::Connected { session: id, listener: &entrance.name, peer: address });
+        Connection::new(id, Peer::new(address.ip()), entrance, shared).run(wire).await;
+    }
+
+    /// Rule 59: told why, then closed.
+    async fn turn_away(self, mut wire: Wire) {
+        let answer = Answer::new(Reply::TooManyConnections, Detail::Ip(self.address.ip().to_canonical()));
+        self.shared.reporter.note(&Event::TurnedAway { peer: self.address, reply: answer.reply.label() });
         let mut words = Vec::new();
-        let context = Context { session: SessionId(0), now: self.shared.clock.now() };
+        let context = Context { session: self.id, now: self.shared.clock.now() };
         answer.write(&self.shared.texts.load(), context, &mut words);
-        tokio::spawn(async move {
-            let mut stream = stream;
-            let farewell = async {
-                stream.write_all(&words).await?;
-                stream.shutdown().await?;
-                // Bytes left unread would turn the close into a reset that takes our words with it.
-                let mut rest = [0; 512];
-                while stream.read(&mut rest).await? > 0 {}
-                io::Result::Ok(())
-            };
-            let _ = tokio::time::timeout(FAREWELL_PATIENCE, farewell).await;
-        });
+        wire.put(&words);
+        // A client that does not read it in time goes without.
+        let _ = within(FAREWELL_PATIENCE, wire.close()).await;
     }
 }
