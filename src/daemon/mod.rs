@@ -169,10 +169,7 @@ impl Daemon {
             let entrance = Entrance {
                 name: listener.name.as_str().into(),
                 door: if listener.legacy { Door::Legacy } else { Door::Regular },
-                terms: Arc::new(ArcSwap::from_pointee(settings::terms(&self.settings, listener))),
-                normalize_from: Arc::new(ArcSwap::from_pointee(
-                    self.settings.wire.normalize_line_endings_from.clone(),
-                )),
+                conditions: Arc::new(ArcSwap::from_pointee(settings::conditions(&self.settings, listener))),
             };
             for address in &listener.addresses {
                 let socket = net::listen(*address).map_err(io_error(format!("listening on {address}")))?;
@@ -278,9 +275,8 @@ impl Daemon {
         for entrance in &self.entrances {
             let listener = settings.listeners.iter().find(|listener| *listener.name == *entrance.name);
             if let Some(listener) = listener {
-                entrance.terms.store(Arc::new(settings::terms(&settings, listener)));
+                entrance.conditions.store(Arc::new(settings::conditions(&settings, listener)));
             }
-            entrance.normalize_from.store(Arc::new(settings.wire.normalize_line_endings_from.clone()));
         }
         self.queue.reconsider(settings::queue(&settings), services).await;
         let node = self.settings.node.clone();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Settings};
 use crate::decision::{MixedRegions, PeerPattern, Rules};
+use crate::listener::{Conditions, Patience};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
@@ -77,7 +78,18 @@ pub fn wording(settings: &Settings) -> Wording {
     }
 }
 
-pub(super) fn terms(settings: &Settings, listener: &config::Listener) -> Terms {
+pub(super) fn conditions(settings: &Settings, listener: &config::Listener) -> Conditions {
+    let deadlines = &settings.deadlines;
+    let patience = Patience {
+        proxy_header: deadlines.proxy_header,
+        handshake: deadlines.handshake,
+        reply: deadlines.reply,
+    };
+    let normalize_from = settings.wire.normalize_line_endings_from.clone();
+    Conditions::new(terms(settings, listener), normalize_from, listener.proxy_protocol_from.clone(), patience)
+}
+
+fn terms(settings: &Settings, listener: &config::Listener) -> Terms {
     let limits = &settings.limits;
     Terms {
         hostname: settings.node.hostname.as_str().into(),

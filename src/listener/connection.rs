@@ -24,14 +24,10 @@ use crate::smtp::line::{Found, LineFault, LineFinder};
 use crate::smtp::reply::{Answer, Context, Texts};
 use crate::spool::{self, Draft, Pressure};
 
-use super::{Entrance, Shared};
+use super::{Entrance, Patience, Shared};
 
 /// A body that trickles in is given up after this long, however steadily it trickles.
 const BODY_DEADLINE: Duration = Duration::from_secs(60 * 60);
-/// RFC 5321 §4.5.3.2: a handshake is part of one command.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a client may take to read our replies.
-const REPLY_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Why a connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +50,7 @@ pub(super) struct Connection {
     id: SessionId,
     session: Session,
     terms: Arc<Terms>,
+    patience: Patience,
     shared: Arc<Shared>,
     entrance: Entrance,
     texts: Arc<Texts>,
@@ -80,11 +77,15 @@ struct Told {
 
 impl Connection {
     pub(super) fn new(id: SessionId, peer: Peer, entrance: Entrance, shared: Arc<Shared>) -> Self {
-        let terms = entrance.terms_for(peer.ip);
+        let conditions = entrance.conditions.load();
+        let terms = conditions.terms_for(peer.ip);
+        let patience = conditions.patience;
+        drop(conditions);
         Self {
             id,
             session: Session::new(peer, terms.clone()),
             terms,
+            patience,
             texts: shared.texts.load_full(),
             rules: shared.inquiry.rules(),
             attribution: Attribution::Incoming,
@@ -146,7 +147,7 @@ impl Connection {
                 }
                 Action::Close(answer) => {
                     self.say(&mut wire, &answer);
-                    within(REPLY_PATIENCE, wire.close()).await?;
+                    within(self.patience.reply, wire.close()).await?;
                     return Ok(());
                 }
             };
@@ -158,6 +159,11 @@ impl Connection {
         self.words.clear();
         answer.write(&self.texts, context, &mut self.words);
         wire.put(&self.words);
+    }
+
+    async fn flush(&self, wire: &mut Wire) -> Result<(), End> {
+        timeout(self.patience.reply, wire.flush()).await.map_err(|_| End::NotReading)??;
+        Ok(())
     }
 
     /// The next line, or what happens instead of one. Replies are flushed when no complete line is waiting:
@@ -182,7 +188,7 @@ impl Connection {
                     continue;
                 }
                 Found::Incomplete => {
-                    flush(wire).await?;
+                    self.flush(wire).await?;
                     match self.wait(wire, deadline, &mut told).await? {
                         // Not now: a transaction is under way.
                         None | Some(Action::Continue) => continue,
@@ -306,12 +312,12 @@ impl Connection {
             return Err(End::Injection);
         }
         self.say(&mut wire, answer);
-        flush(&mut wire).await?;
+        self.flush(&mut wire).await?;
         self.secure(wire).await
     }
 
     async fn secure(&mut self, wire: Wire) -> Result<Wire, End> {
-        let handshake = wire.accept_tls(&self.shared.tls, HANDSHAKE_PATIENCE).await;
+        let handshake = wire.accept_tls(&self.shared.tls, self.patience.handshake).await;
         let (wire, facts) = handshake.map_err(|error| End::Handshake(error.to_string()))?;
         self.shared.reporter.note(&Event::Secured { session: self.id, tls: &facts });
         let _ = self.session.on(Input::Secured(facts));
@@ -325,7 +331,7 @@ impl Connection {
         let summary = match read {
             ReadBody::Data { answer, rules } => {
                 self.say(wire, &answer);
-                flush(wire).await?;
+                self.flush(wire).await?;
                 self.begin_body();
                 self.read_data(wire, DataDecoder::new(rules), deadline).await?
             }
@@ -515,11 +521,6 @@ impl Connection {
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
-}
-
-async fn flush(wire: &mut Wire) -> Result<(), End> {
-    timeout(REPLY_PATIENCE, wire.flush()).await.map_err(|_| End::NotReading)??;
-    Ok(())
 }
 
 fn not_stored_word(error: &spool::NotStored) -> NotStored {

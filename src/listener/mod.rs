@@ -58,28 +58,44 @@ pub struct Shared {
 pub struct Entrance {
     pub name: Arc<str>,
     pub door: Door,
-    /// Replaced on reload; a session keeps the terms it began with.
-    pub terms: Arc<ArcSwap<Terms>>,
-    /// Load balancers, whose connections must begin with a PROXY header.
-    pub proxies: Arc<[IpNet]>,
-    pub proxy_patience: Duration,
-    /// Clients whose bare line endings are put right instead of refused (rule 62).
-    pub normalize_from: Arc<ArcSwap<Vec<IpNet>>>,
+    /// Replaced on reload; a session keeps those it began with.
+    pub conditions: Arc<ArcSwap<Conditions>>,
 }
 
-impl Entrance {
-    fn is_proxy(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.proxies.iter().any(|net| net.contains(&ip))
+/// On what terms a listener deals with its callers.
+pub struct Conditions {
+    terms: Arc<Terms>,
+    /// The same, for clients whose bare line endings are put right instead of refused (rule 62).
+    normalizing: Arc<Terms>,
+    normalize_from: Vec<IpNet>,
+    /// Load balancers, whose connections must begin with a PROXY header.
+    proxies: Vec<IpNet>,
+    patience: Patience,
+}
+
+/// How long a caller may take, beyond what the session counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub proxy_header: Duration,
+    pub handshake: Duration,
+    /// For reading our replies.
+    pub reply: Duration,
+}
+
+impl Conditions {
+    pub fn new(terms: Terms, normalize_from: Vec<IpNet>, proxies: Vec<IpNet>, patience: Patience) -> Self {
+        let normalizing = Arc::new(Terms { line_endings: LineEndings::Normalize, ..terms.clone() });
+        Self { terms: Arc::new(terms), normalizing, normalize_from, proxies, patience }
     }
 
     fn terms_for(&self, ip: IpAddr) -> Arc<Terms> {
-        let terms = self.terms.load_full();
-        if self.normalize_from.load().iter().any(|net| net.contains(&ip)) {
-            return Arc::new(Terms { line_endings: LineEndings::Normalize, ..(*terms).clone() });
-        }
-        terms
+        if contains(&self.normalize_from, ip) { self.normalizing.clone() } else { self.terms.clone() }
     }
+}
+
+fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
 }
 
 pub struct Listener {
@@ -153,8 +169,9 @@ struct Caller {
 
 impl Caller {
     async fn meet(mut self, mut wire: Wire, room: OwnedSemaphorePermit) {
-        if self.entrance.is_proxy(self.address.ip()) {
-            match proxy::read_header(&mut wire, self.entrance.proxy_patience).await {
+        let conditions = self.entrance.conditions.load_full();
+        if contains(&conditions.proxies, self.address.ip()) {
+            match proxy::read_header(&mut wire, conditions.patience.proxy_header).await {
                 Some(proxy::Caller::Client(address)) => self.address = address,
                 // A health check costs nobody's slot and is never counted against anyone.
                 Some(proxy::Caller::Local) => return self.serve(wire).await,
