@@ -285,7 +285,8 @@ fn names_literal(pattern: &DomainPattern) -> bool {
     }
 }
 
-fn parse_network(text: &str) -> Option<IpNet> {
+/// A network in CIDR, or one address as a network of its own; host bits are dropped.
+pub fn parse_network(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     net.map(|net| net.trunc())
 }
