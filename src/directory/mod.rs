@@ -5,13 +5,18 @@
 
 mod table;
 mod users;
+mod file;
+mod user_file;
+mod check;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::mail::{AcceptedDomain, Address, Domain, Lookup, User};
+use crate::mail::{AcceptedDomain, Address, Domain, Lookup, Regions, User};
 
+pub use check::{Finding, Problem, Subject};
+pub use file::read;
 pub use table::Table;
 pub use users::Taken;
 
@@ -47,6 +52,11 @@ impl Directory {
     /// All of it, as of now.
     pub fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// What in it contradicts itself.
+    pub fn check(&self, regions: &Regions) -> Vec<Finding> {
+        self.table.load().check(regions).collect()
     }
 
     /// Puts another table in place; questions under way keep the old one.

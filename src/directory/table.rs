@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::check::{self, Finding};
 use super::users::{Taken, Users};
-use crate::mail::{AcceptedDomain, Address, Domain, Tenant, User};
+use crate::mail::{AcceptedDomain, Address, Domain, Regions, Tenant, User};
 
 /// Tenants, their domains and their users.
 #[derive(Debug, Default)]
@@ -77,6 +78,11 @@ impl Table {
     /// Every user with its aliases.
     pub fn users(&self) -> impl Iterator<Item = (User, Vec<Address>)> + '_ {
         self.users.iter()
+    }
+
+    /// What in it contradicts itself, though each line of it can be read.
+    pub fn check<'t>(&'t self, regions: &'t Regions) -> impl Iterator<Item = Finding> + 't {
+        check::findings(self, regions)
     }
 
     pub fn user_count(&self) -> usize {
