@@ -70,7 +70,12 @@ impl Explain {
                 return MISTAKE;
             }
         };
-        if let Some(problem) = self.from.as_deref().filter(|from| !from.is_empty() && *from != "<>").and_then(|from| Address::parse(from).err()) {
+        if let Some(problem) = self
+            .from
+            .as_deref()
+            .filter(|from| !from.is_empty() && *from != "<>")
+            .and_then(|from| Address::parse(from).err())
+        {
             eprintln!("landfall explain: --from: {problem}");
             return MISTAKE;
         }

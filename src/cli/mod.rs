@@ -162,7 +162,7 @@ fn config_check(cli: &Cli) -> u8 {
         }
         Err(mistakes) => {
             if cli.json {
-                let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                let mistakes: Vec<String> = mistakes.0.iter().map(ToString::to_string).collect();
                 print_json(&serde_json::json!({ "ok": false, "mistakes": mistakes, "warnings": [] }));
             } else {
                 eprintln!("{mistakes}");
@@ -198,9 +198,18 @@ fn directory(cli: &Cli, command: &DirectoryCommand, loaded: config::Loaded) -> u
         }
         DirectoryCommand::Stats => {
             let table = directory.table();
-            let stats = [("tenants", table.tenants().count()), ("domains", table.domains().count()), ("users", table.users().count())];
+            let stats = [
+                ("tenants", table.tenants().count()),
+                ("domains", table.domains().count()),
+                ("users", table.users().count()),
+            ];
             if cli.json {
-                print_json(&stats.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect::<serde_json::Map<_, _>>());
+                print_json(
+                    &stats
+                        .iter()
+                        .map(|(name, count)| ((*name).to_owned(), (*count).into()))
+                        .collect::<serde_json::Map<_, _>>(),
+                );
             } else {
                 stats.iter().for_each(|(name, count)| println!("{name:<10}{count}"));
             }
@@ -209,9 +218,11 @@ fn directory(cli: &Cli, command: &DirectoryCommand, loaded: config::Loaded) -> u
     }
 }
 
-/// Where the daemon's socket is; the one part of the configuration that these commands need.
+/// Where the daemon's socket is: found even when the file has mistakes, or an operator who made one could
+/// no longer look at the queue.
 fn socket(cli: &Cli) -> Result<PathBuf, u8> {
-    config::load(&cli.config).map(|loaded| loaded.settings.admin_socket()).map_err(|mistakes| {
+    let loaded = config::load(&cli.config).map(|loaded| loaded.settings.admin_socket());
+    loaded.or_else(|mistakes| config::socket_of(&cli.config).ok_or(mistakes)).map_err(|mistakes| {
         eprintln!("{mistakes}");
         MISTAKE
     })
@@ -226,13 +237,9 @@ fn ask(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {
 }
 
 fn tell(cli: &Cli, path: &str) -> u8 {
-    // A reload must reach the daemon even when the file has mistakes: the daemon reports them itself.
-    let socket = match config::socket_only(&cli.config) {
+    let socket = match socket(cli) {
         Ok(socket) => socket,
-        Err(mistakes) => {
-            eprintln!("{mistakes}");
-            return MISTAKE;
-        }
+        Err(code) => return code,
     };
     answer(cli, block_on(client::post(&socket, path)), print_fields)
 }
@@ -261,7 +268,10 @@ fn retry_path(which: &Which) -> String {
         path.push_str(&format!("id={id}&"));
     }
     if let Some(destination) = &which.destination {
-        path.push_str(&format!("destination={}", destination.replace('%', "%25").replace('&', "%26").replace('+', "%2B")));
+        path.push_str(&format!(
+            "destination={}",
+            destination.replace('%', "%25").replace('&', "%26").replace('+', "%2B")
+        ));
     }
     path
 }
@@ -290,7 +300,8 @@ fn print_lanes(value: &serde_json::Value) {
 }
 
 fn print_messages(value: &serde_json::Value) {
-    let columns = ["id", "received", "sender", "recipients", "destination", "attempts", "next_attempt", "last_reply"];
+    let columns =
+        ["id", "received", "sender", "recipients", "destination", "attempts", "next_attempt", "last_reply"];
     print_table(value, &columns);
 }
 
@@ -301,7 +312,9 @@ fn print_table(value: &serde_json::Value, columns: &[&str]) {
         return;
     }
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(columns.iter().map(|column| column.replace('_', " ")));
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(columns.iter().map(|column| column.replace('_', " ")));
     for row in rows {
         table.add_row(columns.iter().map(|column| plain(&row[*column])));
     }
@@ -313,6 +326,9 @@ fn plain(value: &serde_json::Value) -> String {
         serde_json::Value::Null => "-".to_owned(),
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
-        other @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_)) => other.to_string(),
+        other
+        @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_)) => {
+            other.to_string()
+        }
     }
 }

@@ -8,7 +8,7 @@ mod file;
 mod certificate;
 mod show;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use file::NamedFile;
 pub use settings::*;
@@ -58,6 +58,15 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
     let warnings = notes.verdict()?;
     let (settings, table) = loaded.expect("a page that does not open leaves a mistake");
     Ok(Loaded { settings, table, warnings })
+}
+
+/// Where the daemon of this file has its admin socket, read from two keys alone: for commands that must
+/// reach a running daemon although the file has mistakes now.
+pub fn socket_of(path: &Path) -> Option<PathBuf> {
+    let table: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+    let state_dir = table.get("node")?.get("state_dir")?.as_str()?;
+    let socket = table.get("admin").and_then(|admin| admin.get("socket")?.as_str()).map(PathBuf::from);
+    Some(Path::new(state_dir).join(socket.unwrap_or(Admin::default().socket)))
 }
 
 fn read_directory(entry: &Entry<'_>, path: &Path, shown: &str, settings: &Settings, notes: &Notes) -> Table {

@@ -62,6 +62,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(what())(error)),
         Ok(()) | Err(_) => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error(what()))?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error(what()))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error(what()))
 }

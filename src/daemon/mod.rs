@@ -4,6 +4,7 @@
 //! `certificates`, the words for a first start in `welcome`.
 
 mod certificates;
+mod pressure;
 mod settings;
 mod welcome;
 
@@ -27,7 +28,6 @@ use crate::directory::Directory;
 use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
 use crate::listener::{Admission, Entrance, Listener, Shared};
-use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Event, Reporter};
 use crate::smtp::reply::{Texts, WordingError};
@@ -93,6 +93,7 @@ struct Daemon {
     take_in: tokio::task::JoinHandle<()>,
     commands: mpsc::Receiver<Command>,
     draining: watch::Sender<bool>,
+    ceilings: watch::Sender<pressure::Ceilings>,
     reporter: Reporter,
 }
 
@@ -117,6 +118,7 @@ impl Daemon {
             Queue::new(queue_settings, spool.clone(), inquiry.clone(), services, reporter.clone(), clock);
         let (arrivals, arriving) = mpsc::channel(ARRIVALS_LIMIT);
         let (draining, drain_watch) = watch::channel(false);
+        let ceilings = watch::Sender::new(settings::ceilings(&settings));
         let limits = &settings.limits;
         let shared = Arc::new(Shared {
             inquiry: inquiry.clone(),
@@ -124,7 +126,7 @@ impl Daemon {
             tls: Arc::new(tls),
             texts: ArcSwap::from_pointee(texts),
             arrivals,
-            pressure: spool.pressure(),
+            pressure: pressure::watch(spool.clone(), ceilings.subscribe()),
             draining: drain_watch.clone(),
             admission: Admission::new(limits.connections, limits.connections_per_ip),
             reporter: reporter.clone(),
@@ -155,6 +157,7 @@ impl Daemon {
             listeners: JoinSet::new(),
             commands,
             draining,
+            ceilings,
             reporter,
             settings,
         };
@@ -272,6 +275,7 @@ impl Daemon {
         self.inquiry.replace_rules(rules(&Settings { node: self.settings.node.clone(), ..settings.clone() }));
         self.shared.texts.store(Arc::new(texts));
         self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
+        self.ceilings.send_replace(settings::ceilings(&settings));
         for entrance in &self.entrances {
             let listener = settings.listeners.iter().find(|listener| *listener.name == *entrance.name);
             if let Some(listener) = listener {
@@ -319,7 +323,11 @@ fn make_state_dir(dir: &Path) -> Result<(), Error> {
         .map_err(io_error(format!("the state directory {}", dir.display())))
 }
 
-async fn open_spool(settings: &Settings, clock: Clock, reporter: &Reporter) -> Result<(Spool, Recovered), Error> {
+async fn open_spool(
+    settings: &Settings,
+    clock: Clock,
+    reporter: &Reporter,
+) -> Result<(Spool, Recovered), Error> {
     let spool_settings = settings::spool(settings);
     let (spool, recovered) = tokio::task::spawn_blocking(move || Spool::open(spool_settings, clock))
         .await
@@ -330,6 +338,9 @@ async fn open_spool(settings: &Settings, clock: Clock, reporter: &Reporter) -> R
     for message in recovered.messages.iter().filter(|message| message.quarantined) {
         reporter.note(&Event::Quarantined { id: message.envelope.id, why: "set aside before the restart" });
     }
-    reporter.note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
+    reporter
+        .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
     Ok((spool, recovered))
 }
+fn services(_: &Settings) -> Result<delivery::Services, Error> {
+    Ok(delivery::Services)

@@ -12,6 +12,8 @@ use crate::smtp::body::LineEndings;
 use crate::smtp::reply::Wording;
 use crate::{queue, report, spool};
 
+use super::pressure::Ceilings;
+
 pub fn rules(settings: &Settings) -> Rules {
     rules_as_seen_from(settings, settings.node.region)
 }
@@ -122,6 +124,7 @@ pub(super) fn queue(settings: &Settings) -> queue::Settings {
             expire_after: queue.expire_after,
         },
         connections_per_next_hop: queue.connections_per_next_hop,
+        messages_per_connection: queue.messages_per_connection,
         idle_patience: queue.idle_connection,
         ..queue::Settings::default()
     }
@@ -138,6 +141,10 @@ pub(super) fn spool(settings: &Settings) -> spool::Settings {
         commit_deadline: settings.deadlines.commit,
         min_free_bytes: spool.min_free,
     }
+}
+
+pub(super) fn ceilings(settings: &Settings) -> Ceilings {
+    Ceilings { resident_bytes: settings.limits.memory, messages: settings.queue.max_messages }
 }
 
 pub(super) fn log_format(log: &config::Log) -> report::Format {

@@ -12,7 +12,12 @@ use crate::mail::{Address, User};
 const EXAMPLES_FROM: usize = 200;
 
 pub(super) fn print(settings: &Settings, inquiry: &Inquiry, addresses: &[(Arc<str>, SocketAddr)]) {
-    println!("landfall {}: {} in region {}", env!("CARGO_PKG_VERSION"), settings.node.hostname, settings.node.region);
+    println!(
+        "landfall {}: {} in region {}",
+        env!("CARGO_PKG_VERSION"),
+        settings.node.hostname,
+        settings.node.region
+    );
     for (name, address) in addresses {
         println!("listening on {address} ({name})");
     }
@@ -57,7 +62,8 @@ impl Examples {
         match ask(inquiry, &user.primary) {
             Some(Ok(())) if self.accepted.is_none() => {
                 let nobody = Address::parse(&format!("nobody@{}", user.primary.domain())).ok();
-                self.unknown = nobody.filter(|nobody| ask(inquiry, nobody) == Some(Err(Reason::UnknownRecipient)));
+                self.unknown =
+                    nobody.filter(|nobody| ask(inquiry, nobody) == Some(Err(Reason::UnknownRecipient)));
                 self.accepted = Some(user.primary.clone());
             }
             Some(Err(Reason::WrongRegion)) if self.wrong_region.is_none() => {

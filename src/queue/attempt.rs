@@ -52,16 +52,23 @@ pub(super) async fn supervise(core: Arc<Core>, road: Arc<Road>) {
 }
 
 async fn work(core: Arc<Core>, road: Arc<Road>, hand: Hand) {
-    let mut courier: Option<(NextHop, Courier)> = None;
+    let mut courier: Option<Employed> = None;
     while let Some(job) = next_job(&core, &road).await {
         let name = road.lock().lane.name.clone();
         *hand.lock().expect("nobody panics while writing two words") = Some((job.id(), name));
         carry(&core, &road, &mut courier, job).await;
         *hand.lock().expect("nobody panics while writing two words") = None;
     }
-    if let Some((_, courier)) = courier {
-        courier.quit().await;
+    if let Some(employed) = courier {
+        employed.courier.quit().await;
     }
+}
+
+/// A courier with the next hop it was made for and what it has carried.
+struct Employed {
+    next_hop: NextHop,
+    courier: Courier,
+    messages: usize,
 }
 
 /// The next job of this lane; `None` when the worker has been idle for long enough, or everything stops.
@@ -110,7 +117,7 @@ struct Result {
     reply: Option<RemoteReply>,
 }
 
-async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<(NextHop, Courier)>, mut job: Job) {
+async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed>, mut job: Job) {
     let id = job.id();
     let mut result = Result::default();
     let mut content = core.take_content(&mut job);
@@ -221,7 +228,7 @@ async fn load(core: &Arc<Core>, id: MessageId, content: Option<Content>) -> Load
 
 async fn deliver(
     core: &Arc<Core>,
-    courier: &mut Option<(NextHop, Courier)>,
+    courier: &mut Option<Employed>,
     next_hop: &NextHop,
     job: &Job,
     content: &mut Content,
@@ -234,13 +241,19 @@ async fn deliver(
         result.reply = Some(reply);
         return Health::Unreached;
     }
-    if courier.as_ref().is_none_or(|(hop, _)| hop != next_hop) {
-        if let Some((_, old)) = courier.take() {
-            old.quit().await;
-        }
-        *courier = Some((next_hop.clone(), Courier::new(core.services.load_full(), next_hop.clone())));
+    let limit = core.settings.load().messages_per_connection;
+    if let Some(old) =
+        courier.take_if(|employed| employed.next_hop != *next_hop || employed.messages >= limit)
+    {
+        old.courier.quit().await;
     }
-    let (_, courier) = courier.as_mut().expect("just made");
+    let employed = courier.get_or_insert_with(|| Employed {
+        next_hop: next_hop.clone(),
+        courier: Courier::new(core.services.load_full(), next_hop.clone()),
+        messages: 0,
+    });
+    employed.messages += 1;
+    let courier = &mut employed.courier;
     let mut recipients = job.recipients.clone();
     // Rule 88: what the next hop had no room for goes in a new transaction at once. Each round takes at
     // least one recipient, so this ends.

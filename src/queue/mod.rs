@@ -36,6 +36,9 @@ pub struct Settings {
     pub backoff: Backoff,
     /// Connections to one next hop at a time.
     pub connections_per_next_hop: usize,
+    /// A connection is closed after so many messages and a new one made, so that a next hop behind a load
+    /// balancer is not stuck with one machine.
+    pub messages_per_connection: usize,
     /// How long a worker keeps an idle connection open for the next message.
     pub idle_patience: Duration,
     /// Bodies of waiting messages kept in memory; what is over is read back from the spool.
@@ -47,6 +50,7 @@ impl Default for Settings {
         Self {
             backoff: Backoff::default(),
             connections_per_next_hop: 20,
+            messages_per_connection: 1000,
             idle_patience: Duration::from_secs(5),
             content_memory_bytes: 16 * 1024 * 1024,
         }
