@@ -11,7 +11,8 @@ use landfall::clock::Timestamp;
 use landfall::decision::{Admitted, Reason};
 use landfall::mail::{Address, Domain, MessageId, Peer, Region, SessionId, TlsFacts};
 use landfall::session::{
-    Action, Chunk, Input, Limits, NotStored, Question, ReadBody, RecipientPath, Ruling, Session, Terms, TlsOffer,
+    Action, Chunk, Input, Limits, NotStored, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
+    TlsOffer,
 };
 use landfall::smtp::body::{BodySummary, ChunkDecoder, DataDecoder, LineEndings, Step};
 use landfall::smtp::line::{Found, LineFault, LineFinder};
@@ -158,13 +159,17 @@ impl Connection {
     /// Whether anything happened.
     fn read_once(&mut self) -> bool {
         let incoming = std::mem::take(&mut self.incoming);
+        // A step may give content without consuming anything.
+        let mut yielded = false;
         let (consumed, input) = match &mut self.reading {
             Reading::Handshake => (0, None),
             Reading::Lines => match self.finder.find(&incoming) {
                 Found::Incomplete => (0, None),
                 Found::Swallowed { consumed } => (consumed, None),
                 Found::Line { line, consumed } => (consumed, Some(Input::Line(line))),
-                Found::Refused { fault: LineFault::TooLong, consumed } => (consumed, Some(Input::LineTooLong)),
+                Found::Refused { fault: LineFault::TooLong, consumed } => {
+                    (consumed, Some(Input::LineTooLong))
+                }
                 Found::Refused { fault: LineFault::BareLineEnding, consumed } => {
                     (consumed, Some(Input::BareLineEnding))
                 }
@@ -172,12 +177,14 @@ impl Connection {
             Reading::Data(decoder) => {
                 let Step { content, consumed, ended } = decoder.step(&incoming);
                 self.kept.extend_from_slice(content);
+                yielded = !content.is_empty();
                 (consumed, ended.then(|| Input::BodyEnded(decoder.summary())))
             }
             Reading::Chunk { last } => {
                 let (decoder, kept) = self.chunks.as_mut().expect("chunks are under way");
                 let Step { content, consumed, ended } = decoder.step(&incoming);
                 kept.extend_from_slice(content);
+                yielded = !content.is_empty();
                 let so_far = decoder.summary();
                 let summary = match (ended, *last) {
                     (false, _) => None,
@@ -196,7 +203,7 @@ impl Connection {
                 (taken, (*left == 0).then(|| Input::BodyEnded(BodySummary::default())))
             }
         };
-        let happened = consumed > 0 || input.is_some();
+        let happened = consumed > 0 || yielded || input.is_some();
         if let Some(input) = input {
             if !matches!(self.reading, Reading::Lines) {
                 self.reading = Reading::Lines;
@@ -321,7 +328,10 @@ fn run(path: &Path) {
                 "patience-over" => connection.event(Input::PatienceOver),
                 "tls-not-ready" => connection.tls_ready = false,
                 "secured" => {
-                    assert!(matches!(connection.reading, Reading::Handshake), "{place}: nobody asked for TLS");
+                    assert!(
+                        matches!(connection.reading, Reading::Handshake),
+                        "{place}: nobody asked for TLS"
+                    );
                     connection.reading = Reading::Lines;
                     connection.event(Input::Secured(tls()));
                 }

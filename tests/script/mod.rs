@@ -94,9 +94,11 @@ pub fn matches(pattern: &str, line: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == line,
         Some((head, tail)) => line.strip_prefix(head).is_some_and(|rest| {
-            rest.char_indices().skip(1).map(|(at, _)| at).chain([rest.len()]).any(|at| {
-                !rest.is_empty() && matches(tail, &rest[at..])
-            })
+            rest.char_indices()
+                .skip(1)
+                .map(|(at, _)| at)
+                .chain([rest.len()])
+                .any(|at| !rest.is_empty() && matches(tail, &rest[at..]))
         }),
     }
 }
