@@ -406,3 +406,54 @@ fn answers_do_not_depend_on_how_octets_arrive() {
         }
     }
 }
+
+/// Whatever a client says and in whatever order, nothing panics and every line said is a reply.
+#[test]
+fn no_order_of_commands_breaks_the_session() {
+    let lines: &[&[u8]] = &[
+        b"EHLO client.example\r\n",
+        b"HELO client.example\r\n",
+        b"MAIL FROM:<a@b.example>\r\n",
+        b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n",
+        b"MAIL FROM:<> SIZE=999999999999\r\n",
+        b"RCPT TO:<anna@contoso.com>\r\n",
+        b"RCPT TO:<anna@contoso.com>\r\n",
+        b"RCPT TO:<postmaster>\r\n",
+        b"RCPT TO:<x@fabrikam.com>\r\n",
+        b"DATA\r\n",
+        b"body\r\n.\r\n",
+        b"\r\n.\r\n",
+        b"\n.\r\n",
+        b"BDAT 4\r\na\r\nb",
+        b"BDAT 2 LAST\r\n\r\n",
+        b"BDAT 3\r\na\0\r",
+        b"BDAT 0 LAST\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"VRFY x\r\n",
+        b"HELP\r\n",
+        b"NOOP\nRSET\r\n",
+    ];
+    let mut chance = landfall::chance::Chance::from_seed(20_261_121);
+    let mut taken = 0;
+    for _ in 0..3_000 {
+        let terms = Terms { limits: Limits { faults: 1_000, ..Limits::default() }, ..terms(&[]) };
+        let mut connection = Connection::new(terms);
+        connection.event(Input::Connected);
+        connection.receive(lines[0]);
+        for _ in 0..60 {
+            let line = lines[usize::try_from(chance.below(lines.len() as u64)).expect("small")];
+            connection.receive(line);
+            if chance.below(200) == 0 && matches!(connection.reading, Reading::Lines) {
+                connection.event(Input::Draining);
+            }
+        }
+        taken += connection.stored.len();
+        for line in connection.outgoing.split_inclusive(|octet| *octet == b'\n') {
+            let (code, rest) = line.split_at(3);
+            assert!(code.iter().all(u8::is_ascii_digit) && matches!(rest[0], b' ' | b'-'));
+            assert!(line.ends_with(b"\r\n"));
+        }
+    }
+    assert!(taken > 1_000, "only {taken} messages came through: the commands no longer reach the end");
+}
