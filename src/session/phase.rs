@@ -192,6 +192,12 @@ impl Session {
         )
     }
 
+    /// Whether it was told to leave and nothing holds it any more. The next command but QUIT would be
+    /// answered so; when none waits, tell it again instead of waiting for one.
+    pub fn wants_to_leave(&self) -> bool {
+        self.leaving.is_some() && matches!(self.phase, Phase::Greeted | Phase::Ready)
+    }
+
     fn connected(&mut self) -> Action {
         assert!(matches!(self.phase, Phase::Connecting), "a session is connected once");
         self.phase = Phase::Greeted;
@@ -697,6 +703,17 @@ mod tests {
             Reply::TooManyRecipients
         );
         assert_eq!(session.envelope().expect("a transaction").recipients.len(), 1);
+    }
+
+    #[test]
+    fn who_was_told_to_leave_wants_to_once_the_transaction_is_over() {
+        let mut session = session(Limits::default());
+        mail(&mut session, "MAIL FROM:<>");
+        assert_eq!(session.on(Input::TooOld), Action::Continue);
+        assert!(!session.wants_to_leave());
+        session.on(Input::Line(b"RSET"));
+        assert!(session.wants_to_leave());
+        assert_eq!(session.on(Input::TooOld), Action::Close(Reply::SessionTooOld.into()));
     }
 
     #[test]
