@@ -11,7 +11,8 @@ use landfall::clock::Timestamp;
 use landfall::decision::{Admitted, Reason};
 use landfall::mail::{Address, Domain, MessageId, Peer, Region, SessionId, TlsFacts};
 use landfall::session::{
-    Action, Chunk, Input, Limits, NotStored, Question, ReadBody, RecipientPath, Ruling, Session, Terms, TlsOffer,
+    Action, Chunk, Input, Limits, NotStored, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
+    TlsOffer,
 };
 use landfall::smtp::body::{BodySummary, ChunkDecoder, DataDecoder, LineEndings, Step};
 use landfall::smtp::line::{Found, LineFault, LineFinder};
@@ -158,13 +159,17 @@ impl Connection {
     /// Whether anything happened.
     fn read_once(&mut self) -> bool {
         let incoming = std::mem::take(&mut self.incoming);
+        // A step may give content without consuming anything.
+        let mut yielded = false;
         let (consumed, input) = match &mut self.reading {
             Reading::Handshake => (0, None),
             Reading::Lines => match self.finder.find(&incoming) {
                 Found::Incomplete => (0, None),
                 Found::Swallowed { consumed } => (consumed, None),
                 Found::Line { line, consumed } => (consumed, Some(Input::Line(line))),
-                Found::Refused { fault: LineFault::TooLong, consumed } => (consumed, Some(Input::LineTooLong)),
+                Found::Refused { fault: LineFault::TooLong, consumed } => {
+                    (consumed, Some(Input::LineTooLong))
+                }
                 Found::Refused { fault: LineFault::BareLineEnding, consumed } => {
                     (consumed, Some(Input::BareLineEnding))
                 }
@@ -172,12 +177,14 @@ impl Connection {
             Reading::Data(decoder) => {
                 let Step { content, consumed, ended } = decoder.step(&incoming);
                 self.kept.extend_from_slice(content);
+                yielded = !content.is_empty();
                 (consumed, ended.then(|| Input::BodyEnded(decoder.summary())))
             }
             Reading::Chunk { last } => {
                 let (decoder, kept) = self.chunks.as_mut().expect("chunks are under way");
                 let Step { content, consumed, ended } = decoder.step(&incoming);
                 kept.extend_from_slice(content);
+                yielded = !content.is_empty();
                 let so_far = decoder.summary();
                 let summary = match (ended, *last) {
                     (false, _) => None,
@@ -196,7 +203,7 @@ impl Connection {
                 (taken, (*left == 0).then(|| Input::BodyEnded(BodySummary::default())))
             }
         };
-        let happened = consumed > 0 || input.is_some();
+        let happened = consumed > 0 || yielded || input.is_some();
         if let Some(input) = input {
             if !matches!(self.reading, Reading::Lines) {
                 self.reading = Reading::Lines;
@@ -321,7 +328,10 @@ fn run(path: &Path) {
                 "patience-over" => connection.event(Input::PatienceOver),
                 "tls-not-ready" => connection.tls_ready = false,
                 "secured" => {
-                    assert!(matches!(connection.reading, Reading::Handshake), "{place}: nobody asked for TLS");
+                    assert!(
+                        matches!(connection.reading, Reading::Handshake),
+                        "{place}: nobody asked for TLS"
+                    );
                     connection.reading = Reading::Lines;
                     connection.event(Input::Secured(tls()));
                 }
@@ -395,4 +405,55 @@ fn answers_do_not_depend_on_how_octets_arrive() {
             assert!(said(pieces) == whole, "{} in pieces of {pieces}", file.display());
         }
     }
+}
+
+/// Whatever a client says and in whatever order, nothing panics and every line said is a reply.
+#[test]
+fn no_order_of_commands_breaks_the_session() {
+    let lines: &[&[u8]] = &[
+        b"EHLO client.example\r\n",
+        b"HELO client.example\r\n",
+        b"MAIL FROM:<a@b.example>\r\n",
+        b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n",
+        b"MAIL FROM:<> SIZE=999999999999\r\n",
+        b"RCPT TO:<anna@contoso.com>\r\n",
+        b"RCPT TO:<anna@contoso.com>\r\n",
+        b"RCPT TO:<postmaster>\r\n",
+        b"RCPT TO:<x@fabrikam.com>\r\n",
+        b"DATA\r\n",
+        b"body\r\n.\r\n",
+        b"\r\n.\r\n",
+        b"\n.\r\n",
+        b"BDAT 4\r\na\r\nb",
+        b"BDAT 2 LAST\r\n\r\n",
+        b"BDAT 3\r\na\0\r",
+        b"BDAT 0 LAST\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"VRFY x\r\n",
+        b"HELP\r\n",
+        b"NOOP\nRSET\r\n",
+    ];
+    let mut chance = landfall::chance::Chance::from_seed(20_261_121);
+    let mut taken = 0;
+    for _ in 0..3_000 {
+        let terms = Terms { limits: Limits { faults: 1_000, ..Limits::default() }, ..terms(&[]) };
+        let mut connection = Connection::new(terms);
+        connection.event(Input::Connected);
+        connection.receive(lines[0]);
+        for _ in 0..60 {
+            let line = lines[usize::try_from(chance.below(lines.len() as u64)).expect("small")];
+            connection.receive(line);
+            if chance.below(200) == 0 && matches!(connection.reading, Reading::Lines) {
+                connection.event(Input::Draining);
+            }
+        }
+        taken += connection.stored.len();
+        for line in connection.outgoing.split_inclusive(|octet| *octet == b'\n') {
+            let (code, rest) = line.split_at(3);
+            assert!(code.iter().all(u8::is_ascii_digit) && matches!(rest[0], b' ' | b'-'));
+            assert!(line.ends_with(b"\r\n"));
+        }
+    }
+    assert!(taken > 1_000, "only {taken} messages came through: the commands no longer reach the end");
 }

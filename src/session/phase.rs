@@ -192,6 +192,12 @@ impl Session {
         )
     }
 
+    /// Whether it was told to leave and nothing holds it any more. The next command but QUIT would be
+    /// answered so; when none waits, tell it again instead of waiting for one.
+    pub fn wants_to_leave(&self) -> bool {
+        self.leaving.is_some() && matches!(self.phase, Phase::Greeted | Phase::Ready)
+    }
+
     fn connected(&mut self) -> Action {
         assert!(matches!(self.phase, Phase::Connecting), "a session is connected once");
         self.phase = Phase::Greeted;
@@ -576,5 +582,155 @@ fn reply_to(error: CommandError) -> Reply {
         CommandError::BadSender => Reply::BadSender,
         CommandError::BadRecipient => Reply::BadRecipient,
         CommandError::Utf8NotDeclared => Reply::Utf8NotDeclared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::mail::MessageId;
+    use crate::session::Limits;
+    use crate::smtp::body::LineEndings;
+
+    fn session(limits: Limits) -> Session {
+        let terms = Terms {
+            hostname: "edge1.eur.example.net".into(),
+            tls: TlsOffer::StartTls,
+            line_endings: LineEndings::Refuse,
+            limits,
+        };
+        let mut session = Session::new(Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST)), Arc::new(terms));
+        session.on(Input::Connected);
+        session.on(Input::Line(b"EHLO client.example"));
+        session
+    }
+
+    fn reply(action: Action) -> Reply {
+        match action {
+            Action::Say(answer) => answer.reply,
+            other => panic!("{other:?} says nothing"),
+        }
+    }
+
+    fn mail(session: &mut Session, line: &str) -> Reply {
+        assert!(matches!(session.on(Input::Line(line.as_bytes())), Action::Judge(Question::Sender { .. })));
+        reply(session.on(Input::Judged(Ruling::Sender(Ok(())))))
+    }
+
+    /// Asks for a recipient and admits it under the address and domain given.
+    fn rcpt(session: &mut Session, line: &str, address: &str, ingress: &str) -> Reply {
+        let address = Address::parse(address).expect("an address");
+        let domain = address.domain().clone();
+        match session.on(Input::Line(line.as_bytes())) {
+            Action::Judge(Question::Recipient { .. }) => {
+                let admitted = Admitted { address, domain, ingress: Region::parse(ingress) };
+                reply(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))))
+            }
+            action => reply(action),
+        }
+    }
+
+    #[test]
+    fn an_envelope_keeps_what_the_client_said() {
+        let mut session = session(Limits::default());
+        mail(&mut session, "MAIL FROM:<a@b.example> BODY=8BITMIME RET=HDRS ENVID=x SIZE=5 SMTPUTF8");
+        let line = "RCPT TO:<anna@contoso.com> NOTIFY=NEVER ORCPT=rfc822;anna@contoso.com";
+        rcpt(&mut session, line, "anna@contoso.com", "EUR");
+        assert!(!session.holds_body());
+        assert!(matches!(session.on(Input::Line(b"DATA")), Action::ReadBody(ReadBody::Data { .. })));
+        assert!(session.holds_body());
+        let summary = BodySummary { size: 5, ..BodySummary::default() };
+        let Action::Judge(question) = session.on(Input::BodyEnded(summary)) else { panic!("not judged") };
+        assert_eq!(question, Question::Message { summary });
+        let Action::Store(open) = session.on(Input::Judged(Ruling::Message(Ok(())))) else {
+            panic!("not stored")
+        };
+        assert_eq!(open.sender, Address::parse("a@b.example").ok());
+        assert_eq!((open.body, open.smtputf8, open.ret), (BodyType::EightBitMime, true, Some(Ret::Headers)));
+        assert_eq!((open.envid.as_deref(), open.declared_size), (Some("x"), Some(5)));
+        assert_eq!(open.recipients[0].notify, Some(Notify::NEVER));
+        assert_eq!(open.recipients[0].orcpt.as_deref(), Some("rfc822;anna@contoso.com"));
+        assert_eq!(reply(session.on(Input::Stored(Ok(MessageId::from_raw(1))))), Reply::Taken);
+        assert!(session.envelope().is_none() && !session.holds_body());
+    }
+
+    #[test]
+    fn a_recipient_named_twice_is_kept_once() {
+        let mut session = session(Limits::default());
+        mail(&mut session, "MAIL FROM:<>");
+        for (line, address) in [
+            ("RCPT TO:<anna@contoso.com>", "anna@contoso.com"),
+            ("RCPT TO:<\"Anna\"@CONTOSO.com>", "anna@contoso.com"),
+            ("RCPT TO:<postmaster>", "anna@contoso.com"),
+            ("RCPT TO:<bob@contoso.com>", "bob@contoso.com"),
+        ] {
+            assert_eq!(rcpt(&mut session, line, address, "EUR"), Reply::RecipientOk);
+        }
+        assert_eq!(session.envelope().expect("a transaction").recipients.len(), 2);
+    }
+
+    #[test]
+    fn the_first_recipient_decides_the_region_so_far() {
+        let mut session = session(Limits::default());
+        mail(&mut session, "MAIL FROM:<>");
+        let asked = |session: &mut Session| match session.on(Input::Line(b"RCPT TO:<x@y.example>")) {
+            Action::Judge(Question::Recipient { region_so_far, .. }) => {
+                session.on(Input::Judged(Ruling::Recipient(Err(Reason::MixedRegions))));
+                region_so_far
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(asked(&mut session), None);
+        rcpt(&mut session, "RCPT TO:<a@hq.example>", "a@hq.example", "");
+        assert_eq!(asked(&mut session), None, "a domain of nobody's has no region");
+        rcpt(&mut session, "RCPT TO:<anna@contoso.com>", "anna@contoso.com", "EUR");
+        rcpt(&mut session, "RCPT TO:<bob@contoso.example>", "bob@contoso.example", "NAM");
+        assert_eq!(asked(&mut session), Region::parse("EUR"));
+    }
+
+    #[test]
+    fn the_domain_that_counts_may_be_the_parent_of_the_one_named() {
+        let mut session = session(Limits { recipients_per_domain: 1, ..Limits::default() });
+        mail(&mut session, "MAIL FROM:<>");
+        assert_eq!(
+            rcpt(&mut session, "RCPT TO:<a@s.contoso.com>", "a@contoso.com", "EUR"),
+            Reply::RecipientOk
+        );
+        assert_eq!(
+            rcpt(&mut session, "RCPT TO:<b@t.contoso.com>", "b@contoso.com", "EUR"),
+            Reply::TooManyRecipients
+        );
+        assert_eq!(session.envelope().expect("a transaction").recipients.len(), 1);
+    }
+
+    #[test]
+    fn who_was_told_to_leave_wants_to_once_the_transaction_is_over() {
+        let mut session = session(Limits::default());
+        mail(&mut session, "MAIL FROM:<>");
+        assert_eq!(session.on(Input::TooOld), Action::Continue);
+        assert!(!session.wants_to_leave());
+        session.on(Input::Line(b"RSET"));
+        assert!(session.wants_to_leave());
+        assert_eq!(session.on(Input::TooOld), Action::Close(Reply::SessionTooOld.into()));
+    }
+
+    #[test]
+    fn a_body_has_its_own_patience() {
+        let mut session = session(Limits::default());
+        let limits = Limits::default();
+        assert_eq!(session.patience(), limits.command_patience);
+        session.on(Input::Line(b"BDAT 10 LAST"));
+        assert_eq!(session.patience(), limits.body_patience);
+        session.on(Input::BodyEnded(BodySummary::default()));
+        assert_eq!(session.patience(), limits.command_patience);
+    }
+
+    /// Ten thousand of them wait idle.
+    #[test]
+    fn a_session_at_rest_is_small() {
+        assert!(size_of::<Session>() <= 320, "{}", size_of::<Session>());
+        assert!(size_of::<Action>() <= 128, "{}", size_of::<Action>());
     }
 }

@@ -19,3 +19,37 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::InsufficientResources => Reply::InsufficientRoom,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rule 20.
+    #[test]
+    fn what_could_not_be_found_out_is_never_a_5xx() {
+        for reason in [
+            Reason::DomainLookupFailed,
+            Reason::RecipientLookupFailed,
+            Reason::Overloaded,
+            Reason::NoRoute,
+            Reason::InsufficientResources,
+        ] {
+            assert!(reply_for(&reason).is_temporary(), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn no_reason_is_answered_with_success_or_a_closed_session() {
+        for reason in [
+            Reason::RelayDenied,
+            Reason::UnknownRecipient,
+            Reason::SendingDisabled,
+            Reason::WrongRegion,
+            Reason::MixedRegions,
+            Reason::NoSubscription,
+        ] {
+            let reply = reply_for(&reason);
+            assert!(reply.is_refusal() && !reply.closes(), "{reason:?}");
+        }
+    }
+}

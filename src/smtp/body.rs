@@ -61,7 +61,8 @@ pub struct BodyRules {
 pub struct Step<'a> {
     /// Content to keep: a slice of the input, or a line ending put right. May be empty.
     pub content: &'a [u8],
-    /// How much of the input is done with.
+    /// How much of the input is done with; it may be nothing, with content all the same. Step on until the
+    /// rest of the input is empty or the end was found.
     pub consumed: usize,
     /// The end was found; what follows in the input is the next command. Ask for the summary now.
     pub ended: bool,
@@ -83,7 +84,7 @@ impl DataDecoder {
         Self { lines: Lines::new(rules.size_limit, line_endings, Dots::Stuffed) }
     }
 
-    /// Consumes some of the input; all of it when called until the rest is empty.
+    /// One step; see `Step`.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         self.lines.step(input)
     }
@@ -412,6 +413,268 @@ impl Inspection {
                 },
             };
             content = &content[consumed..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rules(line_endings: LineEndings) -> BodyRules {
+        BodyRules { size_limit: 1_000_000, form: Form::Lines(line_endings) }
+    }
+
+    struct Decoded {
+        content: Vec<u8>,
+        /// What came behind the end, when there was one.
+        rest: Option<Vec<u8>>,
+        summary: BodySummary,
+    }
+
+    /// Feeds the input cut at the given places.
+    fn decode(rules: BodyRules, input: &[u8], cuts: &[usize]) -> Decoded {
+        let mut decoder = DataDecoder::new(rules);
+        let mut content = Vec::new();
+        let mut start = 0;
+        for end in cuts.iter().copied().chain([input.len()]) {
+            while start < end {
+                let step = decoder.step(&input[start..end]);
+                content.extend_from_slice(step.content);
+                start += step.consumed;
+                if step.ended {
+                    let rest = Some(input[start..].to_vec());
+                    return Decoded { content, rest, summary: decoder.summary() };
+                }
+            }
+        }
+        Decoded { content, rest: None, summary: decoder.summary() }
+    }
+
+    fn decode_chunks(rules: BodyRules, chunks: &[&[u8]], piece: usize) -> (Vec<u8>, BodySummary) {
+        let mut decoder = ChunkDecoder::new(rules);
+        let mut content = Vec::new();
+        for chunk in chunks {
+            decoder.begin(chunk.len() as u64);
+            let mut at = 0;
+            loop {
+                let end = chunk.len().min(at + piece);
+                let step = decoder.step(&chunk[at..end]);
+                content.extend_from_slice(step.content);
+                at += step.consumed;
+                if step.ended {
+                    break;
+                }
+            }
+        }
+        (content, decoder.finish())
+    }
+
+    /// What a client does (RFC 5321 §4.5.2).
+    fn stuffed(content: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for line in content.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                wire.push(b'.');
+            }
+            wire.extend_from_slice(line);
+        }
+        wire.extend_from_slice(b".\r\n");
+        wire
+    }
+
+    #[test]
+    fn only_crlf_dot_crlf_ends_data() {
+        for fake in [
+            "\n.\n",
+            "\n.\r\n",
+            "\r\n.\n",
+            "\r.\r",
+            "\r\n.\r",
+            "\r.\r\n",
+            "\n.\r",
+            "\r.\n",
+            "\n\n.\n",
+            "\r\r\n.\n",
+            "\r\n.\r\r\n",
+            "\r\n.\0\r\n",
+            "\r\n\0.\r\n",
+            "\n\r.\r\n",
+            "\r\n.\n\r\n",
+        ] {
+            let input = format!("body{fake}MAIL FROM:<evil@sender.example>\r\n.\r\nQUIT\r\n");
+            for cut in 0..input.len() {
+                let decoded = decode(rules(LineEndings::Refuse), input.as_bytes(), &[cut]);
+                assert_eq!(decoded.rest.as_deref(), Some(&b"QUIT\r\n"[..]), "{fake:?} cut at {cut}");
+                assert!(decoded.summary.fault.is_some(), "{fake:?} cut at {cut}");
+                let mended = decode(rules(LineEndings::Normalize), input.as_bytes(), &[cut]);
+                assert_eq!(mended.rest.as_deref(), Some(&b"QUIT\r\n"[..]), "{fake:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn normalizing_leaves_no_bare_ending() {
+        for (input, content) in [
+            ("a\nb\r\n.\r\n", "a\r\nb\r\n"),
+            ("a\rb\r\n.\r\n", "a\r\nb\r\n"),
+            ("a\n.\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\r\r\nb\r\n.\r\n", "a\r\n\r\nb\r\n"),
+            ("\n\n\r\n.\r\n", "\r\n\r\n\r\n"),
+            (".\rb\r\n.\r\n", "\r\nb\r\n"),
+        ] {
+            let decoded = decode(rules(LineEndings::Normalize), input.as_bytes(), &[]);
+            assert_eq!(
+                decoded.content.escape_ascii().to_string(),
+                content.as_bytes().escape_ascii().to_string()
+            );
+            assert_eq!(decoded.summary.fault, None, "{input:?}");
+            assert_eq!(decoded.rest.as_deref(), Some(&b""[..]), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_reported_and_nothing_after_it_kept() {
+        let long = format!("{}\r\n.\r\n", "x".repeat(LINE_LIMIT));
+        for (input, fault) in [
+            ("a\0b\nc\r\n.\r\n", BodyFault::BareLineEnding),
+            ("a\0b\r\n.\r\n", BodyFault::Nul),
+            ("a\rb\r\n.\r\n", BodyFault::BareLineEnding),
+            (long.as_str(), BodyFault::LineTooLong),
+        ] {
+            let decoded = decode(rules(LineEndings::Refuse), input.as_bytes(), &[]);
+            assert_eq!(decoded.summary.fault, Some(fault));
+            assert_eq!(decoded.content, b"");
+            assert!(decoded.rest.is_some());
+        }
+    }
+
+    #[test]
+    fn size_counts_content_and_is_limited_to_the_octet() {
+        let tight = BodyRules { size_limit: 6, form: Form::Lines(LineEndings::Refuse) };
+        assert_eq!(decode(tight, b"...abc\r\n.\r\n", &[]).summary.fault, Some(BodyFault::TooLarge));
+        let decoded = decode(tight, b"..abc\r\n.\r\n", &[]);
+        assert_eq!((decoded.summary.size, decoded.summary.fault), (6, None));
+    }
+
+    #[test]
+    fn hops_are_the_received_fields_of_the_header() {
+        for (input, hops) in [
+            ("Received: a\r\nrEcEiVeD : b\r\n folded\r\n\r\nReceived: body\r\n.\r\n", 2),
+            ("Received-SPF: x\r\n Received: folded\r\nX: Received: y\r\n\r\n.\r\n", 0),
+            ("\r\nReceived: body\r\n.\r\n", 0),
+            (".\r\n", 0),
+            ("Receive\r\nReceived:\r\n.\r\n", 1),
+        ] {
+            for cut in 0..input.len() {
+                assert_eq!(
+                    decode(rules(LineEndings::Refuse), input.as_bytes(), &[cut]).summary.hops,
+                    hops,
+                    "{input:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_checked_as_one_message() {
+        let lines = rules(LineEndings::Refuse);
+        let binary = BodyRules { size_limit: 20, form: Form::Binary };
+        for (rules, chunks, fault) in [
+            (lines, &[&b"a\r"[..], b"\nb"][..], None),
+            (lines, &[b"a\r", b"b"], Some(BodyFault::BareLineEnding)),
+            (lines, &[b"a", b"\nb"], Some(BodyFault::BareLineEnding)),
+            (lines, &[b"a\r"], Some(BodyFault::BareLineEnding)),
+            (lines, &[b"a\0"], Some(BodyFault::Nul)),
+            (lines, &[b"a\r\n", b".\r\n", b"..\r\n", b""], None),
+            (binary, &[b"\r\0\n", b"Received: \xff\r"], None),
+            (binary, &[b"\r\0\n0123456789", b"0123456789"], Some(BodyFault::TooLarge)),
+        ] {
+            for piece in [1, 2, 100] {
+                let (content, summary) = decode_chunks(rules, chunks, piece);
+                assert_eq!(summary.fault, fault, "{chunks:?}");
+                assert_eq!(summary.size, chunks.concat().len() as u64);
+                if fault.is_none() {
+                    assert_eq!(content, chunks.concat());
+                }
+            }
+        }
+    }
+
+    /// Few octets, so that what matters is frequent.
+    fn wire() -> impl Strategy<Value = Vec<u8>> {
+        let octet =
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'.'), Just(b'a'), Just(0), Just(0xff)];
+        let piece = prop_oneof![
+            4 => octet.prop_map(|octet| vec![octet]),
+            3 => Just(b"\r\n".to_vec()),
+            1 => Just(b"\r\nReceived: ".to_vec()),
+        ];
+        prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+    }
+
+    /// Lines in CRLF, without NUL.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop::collection::vec(prop_oneof![Just(b'.'), Just(b'a'), 1u8..=255], 0..8);
+        prop::collection::vec(line, 0..12).prop_map(|lines| {
+            let mut message = Vec::new();
+            for line in lines {
+                message.extend(line.into_iter().filter(|octet| !matches!(octet, b'\r' | b'\n')));
+                message.extend_from_slice(b"\r\n");
+            }
+            message
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn what_was_stuffed_comes_out_as_it_was(message in message(), line_endings in
+            prop_oneof![Just(LineEndings::Refuse), Just(LineEndings::Normalize)]) {
+            let decoded = decode(rules(line_endings), &stuffed(&message), &[]);
+            prop_assert_eq!(decoded.content, message);
+            prop_assert_eq!(decoded.summary.fault, None);
+            prop_assert_eq!(decoded.rest, Some(Vec::new()));
+        }
+
+        #[test]
+        fn where_the_input_is_cut_does_not_matter(wire in wire(), seed in any::<u64>(), line_endings in
+            prop_oneof![Just(LineEndings::Refuse), Just(LineEndings::Normalize)]) {
+            let whole = decode(rules(line_endings), &wire, &[]);
+            let cuts: Vec<usize> = (1..wire.len()).filter(|cut| seed >> (cut % 64) & 1 == 1).collect();
+            for cuts in [cuts, (1..wire.len()).collect()] {
+                let pieces = decode(rules(line_endings), &wire, &cuts);
+                prop_assert_eq!(&pieces.rest, &whole.rest);
+                prop_assert_eq!(pieces.summary.size, whole.summary.size);
+                prop_assert_eq!(pieces.summary.hops, whole.summary.hops);
+                prop_assert_eq!(pieces.summary.has_8bit, whole.summary.has_8bit);
+                prop_assert_eq!(pieces.summary.fault.is_some(), whole.summary.fault.is_some());
+                if whole.rest.is_some() && whole.summary.fault.is_none() {
+                    prop_assert_eq!(&pieces.content, &whole.content);
+                }
+            }
+        }
+
+        /// The end is where a search for CRLF.CRLF finds it, and nowhere else.
+        #[test]
+        fn the_end_is_the_first_crlf_dot_crlf(wire in wire()) {
+            let decoded = decode(rules(LineEndings::Refuse), &wire, &[]);
+            let framed = [b"\r\n", wire.as_slice()].concat();
+            let end = framed.windows(5).position(|window| window == b"\r\n.\r\n").map(|at| at + 5 - 2);
+            prop_assert_eq!(decoded.rest.map(|rest| wire.len() - rest.len()), end);
+        }
+
+        /// What is kept can be passed on without smuggling anything.
+        #[test]
+        fn kept_content_has_no_bare_ending(wire in wire(), line_endings in
+            prop_oneof![Just(LineEndings::Refuse), Just(LineEndings::Normalize)]) {
+            let decoded = decode(rules(line_endings), &wire, &[]);
+            if decoded.rest.is_some() && decoded.summary.fault.is_none() {
+                let text = String::from_utf8_lossy(&decoded.content).replace("\r\n", "");
+                prop_assert!(!text.contains(['\r', '\n', '\0']));
+            }
         }
     }
 }

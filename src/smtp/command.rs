@@ -376,3 +376,171 @@ fn bdat(rest: &str) -> Result<Command<'_>, CommandError> {
     };
     if words.next().is_some() { Err(CommandError::BadParameter) } else { Ok(Command::Bdat { octets, last }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn mail(line: &str) -> Result<MailFrom, CommandError> {
+        match Command::parse(line.as_bytes())? {
+            Command::Mail(mail) => Ok(mail),
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    fn rcpt(line: &str) -> Result<RcptTo, CommandError> {
+        match Command::parse(line.as_bytes())? {
+            Command::Rcpt(rcpt) => Ok(rcpt),
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).expect("an address")
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case_and_with_white_space_behind() {
+        for (line, command) in [
+            ("EHLO client.example", Command::Ehlo("client.example")),
+            ("ehlo  client.example  ", Command::Ehlo("client.example")),
+            ("Helo [192.0.2.1]", Command::Helo("[192.0.2.1]")),
+            ("DATA ", Command::Data),
+            ("BDAT 0", Command::Bdat { octets: 0, last: false }),
+            ("bdat 86000 last", Command::Bdat { octets: 86000, last: true }),
+            ("BDAT 18446744073709551615 LAST", Command::Bdat { octets: u64::MAX, last: true }),
+            ("RSET", Command::Rset),
+            ("NOOP", Command::Noop),
+            ("noop with words", Command::Noop),
+            ("VRFY anna", Command::Vrfy),
+            ("EXPN staff", Command::Expn),
+            ("HELP", Command::Help),
+            ("HELP DATA", Command::Help),
+            ("QUIT\t", Command::Quit),
+            ("StartTLS", Command::StartTls),
+            ("AUTH LOGIN", Command::Auth),
+        ] {
+            assert_eq!(Command::parse(line.as_bytes()), Ok(command), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        use CommandError::*;
+        for (line, error) in [
+            (&b""[..], UnknownCommand),
+            (b"EHLOO x", UnknownCommand),
+            (b"STARTTLSX", UnknownCommand),
+            (b"NOO\0", UnknownCommand),
+            (b"MAIL\tFROM:<>", UnknownCommand),
+            (b"EHLO", BadSyntax),
+            (b"EHLO a\x7fb", BadSyntax),
+            (b"NOOP \xff", BadSyntax),
+            (b"MAIL", BadSyntax),
+            (b"MAIL  FROM:<>", BadSyntax),
+            (b"MAIL FROM :<>", BadSyntax),
+            (b"MAIL FROM:", BadSender),
+            (b"MAIL FROM:  <>", BadSender),
+            (b"MAIL FROM:<\"open@a.example>", BadSender),
+            (b"MAIL FROM:<@a.example,:b@c.example>", BadSender),
+            (b"MAIL FROM:<> =x", UnknownParameter),
+            (b"MAIL FROM:<> SIZE=1 size=2", RepeatedParameter),
+            (b"MAIL FROM:<> SMTPUTF8 SMTPUTF8", RepeatedParameter),
+            (b"MAIL FROM:<a@b.example> ENVID=\xc3\xa9", BadParameter),
+            (b"MAIL FROM:<a@\xc3\xa9.example>", Utf8NotDeclared),
+            (b"RCPT TO:<>", BadRecipient),
+            (b"RCPT TO:<postmaster@>", BadRecipient),
+            (b"RCPT TO:<a@b.example> FROM=x", UnknownParameter),
+            (b"DATA x", BadParameter),
+            (b"BDAT", BadParameter),
+            (b"BDAT -1", BadParameter),
+            (b"BDAT 18446744073709551616", BadParameter),
+            (b"BDAT 1 LAST x", BadParameter),
+            (b"VRFY", BadParameter),
+        ] {
+            assert_eq!(Command::parse(line), Err(error), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn mail_carries_its_parameters() {
+        assert_eq!(mail("MAIL FROM:<>"), Ok(MailFrom::default()));
+        assert_eq!(
+            mail("mail from: <Anna@Contoso.com> size=10 Body=8BitMime SMTPUTF8 RET=hdrs ENVID=a+2Bb"),
+            Ok(MailFrom {
+                sender: Some(address("anna@contoso.com")),
+                size: Some(10),
+                body: BodyType::EightBitMime,
+                smtputf8: true,
+                ret: Some(Ret::Headers),
+                envid: Some("a+2Bb".to_owned()),
+                has_parameters: true,
+            })
+        );
+        let utf8 = mail("MAIL FROM:<j\u{fc}rgen@m\u{fc}nchen.example> SMTPUTF8").expect("declared");
+        assert_eq!(utf8.sender, Some(address("j\u{fc}rgen@xn--mnchen-3ya.example")));
+        let routed = mail("MAIL FROM:<@a.example,@b.example:c@d.example>").expect("a source route");
+        assert_eq!(routed.sender, Some(address("c@d.example")));
+        let quoted = mail("MAIL FROM:<\"a>b\\\"@c\"@d.example> SIZE=1").expect("a quoted local part");
+        assert_eq!(quoted.sender.expect("a sender").local(), "\"a>b\\\"@c\"");
+        assert_eq!(mail("MAIL FROM:<> SIZE=99999999999999999999").expect("huge").size, Some(u64::MAX));
+    }
+
+    #[test]
+    fn rcpt_carries_its_parameters() {
+        assert_eq!(
+            rcpt("RCPT TO:<anna@contoso.com> NOTIFY=delay,SUCCESS ORCPT=rfc822;anna+40contoso.com"),
+            Ok(RcptTo {
+                path: RecipientPath::Address(address("anna@contoso.com")),
+                notify: Some(Notify { success: true, failure: false, delay: true }),
+                orcpt: Some("rfc822;anna+40contoso.com".to_owned()),
+                is_international: false,
+                has_parameters: true,
+            })
+        );
+        assert_eq!(rcpt("RCPT TO:<PostMaster>").expect("postmaster").path, RecipientPath::Postmaster);
+        assert_eq!(rcpt("RCPT TO:<a@b.example> NOTIFY=NEVER").expect("never").notify, Some(Notify::NEVER));
+        // The domain alone is beyond ASCII: declared it must be, though it becomes A-labels here.
+        assert!(rcpt("RCPT TO:<a@m\u{fc}nchen.example>").expect("an address").is_international);
+    }
+
+    #[test]
+    fn xtext_hides_no_control_characters() {
+        for (text, fine) in [
+            ("abc", true),
+            ("+2B+3D", true),
+            ("+20", true),
+            ("a=b", false),
+            ("a b", false),
+            ("+2b", false),
+            ("+2", false),
+            ("+", false),
+            ("+0D+0A", false),
+            ("+7F", false),
+            ("+C3", false),
+            ("\u{e9}", false),
+        ] {
+            assert_eq!(is_xtext(text), fine, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_parser_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::parse(&line);
+        }
+
+        #[test]
+        fn no_mail_or_rcpt_makes_the_parser_panic(
+            verb in prop_oneof![Just("MAIL FROM:"), Just("RCPT TO:"), Just("BDAT "), Just("EHLO ")],
+            rest in "[<>@:,.\"\\\\ a=+;0-9\u{e9}]{0,40}( (SIZE|BODY|RET|ENVID|NOTIFY|ORCPT|SMTPUTF8)=?[a+0;,]{0,6}){0,3}",
+        ) {
+            let line = format!("{verb}{rest}");
+            if let Ok(Command::Mail(MailFrom { sender: Some(sender), .. })) = Command::parse(line.as_bytes()) {
+                // What was read can be written and read again.
+                prop_assert_eq!(Address::parse(&sender.to_string()), Ok(sender));
+            }
+        }
+    }
+}

@@ -417,3 +417,213 @@ pub fn document() -> String {
     }
     page
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTNAME: &str = "edge1.eur.example.net";
+
+    fn context() -> Context {
+        let now = Timestamp::parse("2026-11-21T04:29:44.123Z").expect("a time");
+        Context { session: SessionId(0x0123_4567_89AB_CDEF), now }
+    }
+
+    fn written(answer: &Answer, wording: &Wording) -> String {
+        let mut out = Vec::new();
+        answer.write(&Texts::new(wording).expect("a sound wording"), context(), &mut out);
+        String::from_utf8(out).expect("replies are ASCII")
+    }
+
+    fn plain(answer: impl Into<Answer>) -> String {
+        written(&answer.into(), &Wording::new(HOSTNAME))
+    }
+
+    #[test]
+    fn replies_are_those_of_the_specification() {
+        let v6 = Detail::Ip("2001:db8::1".parse().expect("an address"));
+        let domain = Detail::Domain(Domain::parse("contoso.com").expect("a domain"));
+        for (answer, line) in [
+            (Reply::RelayDenied.into(), "550 5.7.64 TenantAttribution; Relay Access Denied"),
+            (Reply::UnknownRecipient.into(), "550 5.4.1 Recipient address rejected: Access denied"),
+            (Reply::RecipientOk.into(), "250 2.1.5 Recipient OK"),
+            (
+                Reply::WrongRegion.into(),
+                "451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35. For more information please go to \
+                 https://go.microsoft.com/fwlink/?linkid=865268",
+            ),
+            (Reply::MixedRegions.into(), "452 4.5.3 Recipients belong to multiple regions ATTR38"),
+            (
+                Reply::NoSubscription.into(),
+                "451 4.4.4 Mail received as unauthenticated, incoming to a recipient domain configured in a \
+                 hosted tenant which has no mail-enabled subscriptions. ATTR5",
+            ),
+            (
+                Reply::DomainLookupFailed.into(),
+                "451 4.4.3 Temporary server error. Please try again later ATTR3.4",
+            ),
+            (Reply::TryAgainLater.into(), "451 4.3.2 Temporary server error. Please try again later ATTR55"),
+            (Reply::NoRoute.into(), "451 4.4.3 Temporary server error. Please try again later ATTR55.1"),
+            (
+                Reply::PartnerRestricted.into(),
+                "550 5.7.51 TenantInboundAttribution; There is a partner connector configured that matched the \
+                 message's recipient domain. The connector had either the RestrictDomainsToIPAddresses or \
+                 RestrictDomainsToCertificate set",
+            ),
+            (
+                Reply::DirectSendForbidden.into(),
+                "550 5.7.68 TenantInboundAttribution; Direct Send not allowed for this organization from \
+                 unauthorized sources",
+            ),
+            (Reply::TlsNeeded.into(), "530 5.7.0 Must issue a STARTTLS command first"),
+            (
+                Answer::new(Reply::Ipv6NotAccepted, domain),
+                "550 5.2.1 Service unavailable, [contoso.com] does not accept email over IPv6.",
+            ),
+            (
+                Answer::new(Reply::Ipv6WithoutPtr, v6.clone()),
+                "450 4.7.25 Service unavailable, sending IPv6 address [2001:db8::1] must have reverse DNS record.",
+            ),
+            (
+                Answer::new(Reply::Ipv6Unauthenticated, v6.clone()),
+                "450 4.7.26 Service unavailable, message sent over IPv6 [2001:db8::1] must pass either SPF or \
+                 DKIM validation.",
+            ),
+            (Reply::TooLarge.into(), "552 5.3.4 Message size exceeds fixed maximum message size"),
+            (Reply::TooManyRecipients.into(), "452 4.5.3 Too many recipients"),
+            (Reply::TooManyHops.into(), "554 5.4.14 Hop count exceeded - possible mail loop ATTR34"),
+            (
+                Answer::new(Reply::TooManyConnections, v6.clone()),
+                "451 4.7.652 The mail server [2001:db8::1] has exceeded the maximum number of connections.",
+            ),
+            (
+                Answer::new(Reply::ServerBusy, v6),
+                "451 4.7.500 Server busy. Please try again later from [2001:db8::1].",
+            ),
+            (Reply::InsufficientRoom.into(), "452 4.3.1 Insufficient system resources"),
+            (Reply::Draining.into(), "421 4.3.2 Service not available"),
+            (Reply::InvalidCharacters.into(), "550 5.6.11 Invalid characters"),
+            (Reply::BadHelo.into(), "550 5.7.506 Access Denied, Bad HELO"),
+            (
+                Answer::new(Reply::Taken, Detail::Message(MessageId::from_raw(255))),
+                "250 2.6.0 00000000000000ff Queued mail for delivery",
+            ),
+        ] {
+            assert_eq!(plain(answer), format!("{line}\r\n"));
+        }
+    }
+
+    #[test]
+    fn ehlo_lists_what_is_offered_in_order() {
+        let ip = "192.0.2.1".parse().expect("an address");
+        let hello = |starttls| {
+            let extensions = Extensions { message_size: 157_286_400, starttls };
+            plain(Answer::new(Reply::Hello, Detail::Extensions(ip, extensions)))
+        };
+        assert_eq!(
+            hello(true),
+            "250-edge1.eur.example.net Hello [192.0.2.1]\r\n250-SIZE 157286400\r\n250-PIPELINING\r\n250-DSN\r\n\
+             250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250-8BITMIME\r\n250-BINARYMIME\r\n250-CHUNKING\r\n\
+             250 SMTPUTF8\r\n"
+        );
+        assert_eq!(hello(false), hello(true).replace("250-STARTTLS\r\n", ""));
+        let helo = plain(Answer::new(Reply::Hello, Detail::Ip(ip)));
+        assert_eq!(helo, "250 edge1.eur.example.net Hello [192.0.2.1]\r\n");
+    }
+
+    #[test]
+    fn classes_agree_and_labels_are_unique() {
+        let mut labels = std::collections::BTreeSet::new();
+        for reply in Reply::all() {
+            let Entry { label, code, status, text, source } = reply.entry();
+            if let Some(status) = status {
+                assert_eq!(u16::from(status.class), code / 100, "{label}");
+            }
+            assert!(is_plain(text) && !source.is_empty(), "{label}");
+            assert!(labels.insert(label), "{label} twice");
+            assert_eq!(Reply::find(label), Some(*reply));
+            // A refusal without an enhanced code would say less than we promised in EHLO. RFC 2034
+            assert_eq!(status.is_none(), matches!(label, &"banner" | &"hello" | &"go-ahead"), "{label}");
+        }
+    }
+
+    #[test]
+    fn the_longest_line_fits_its_limit() {
+        let longest_name = format!("{0}.{0}.{0}.{1}", "x".repeat(63), "x".repeat(61));
+        let domain = Domain::parse(&longest_name).expect("a long name");
+        let v6: IpAddr = "2001:db8:1111:2222:3333:4444:5555:6666".parse().expect("an address");
+        let mut wording =
+            Wording::new("mx-with-a-rather-long-name.region.datacentre.contoso-hosting.example");
+        wording.context = true;
+        for reply in Reply::all() {
+            let details = [
+                Detail::None,
+                Detail::Ip(v6),
+                Detail::Domain(domain.clone()),
+                Detail::Octets(u64::MAX),
+                Detail::Message(MessageId::from_raw(u64::MAX)),
+                Detail::Extensions(v6, Extensions { message_size: u64::MAX, starttls: true }),
+            ];
+            for detail in details {
+                // Only EHLO carries extensions.
+                if matches!(detail, Detail::Extensions(..)) && *reply != Reply::Hello {
+                    continue;
+                }
+                let answer = Answer::new(*reply, detail);
+                let text = written(&answer, &wording);
+                for line in text.split_inclusive("\r\n") {
+                    assert!(line.len() <= 512 && line.ends_with("\r\n"), "{line}");
+                    assert!(line.starts_with(&reply.code().to_string()), "{line}");
+                    assert!(line.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn context_ends_refusals_and_the_final_250_alone() {
+        let wording = Wording { context: true, ..Wording::new(HOSTNAME) };
+        let suffix = " [edge1.eur.example.net 2026-11-21T04:29:44.123Z 0123456789ABCDEF]\r\n";
+        for (answer, expected) in [
+            (Answer::from(Reply::UnknownRecipient), true),
+            (Reply::WrongRegion.into(), true),
+            (Reply::Draining.into(), true),
+            (Answer::new(Reply::Taken, Detail::Message(MessageId::from_raw(1))), true),
+            (Reply::RecipientOk.into(), false),
+            (Reply::Banner.into(), false),
+            (Reply::Bye.into(), false),
+        ] {
+            assert_eq!(written(&answer, &wording).ends_with(suffix), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn words_may_change_and_what_scripts_rely_on_may_not() {
+        let worded = |label: &str, words: &str| {
+            let mut wording = Wording::new(HOSTNAME);
+            wording.service_name = "Contoso Mail".to_owned();
+            wording.words.insert(label.to_owned(), words.to_owned());
+            wording
+        };
+        let wrong_region = Answer::from(Reply::WrongRegion);
+        assert_eq!(
+            written(&wrong_region, &worded("wrong-region", "Not this region of {service_name} (ATTR35)")),
+            "451 4.4.62 Not this region of Contoso Mail (ATTR35)\r\n"
+        );
+        assert!(
+            written(&wrong_region, &worded("ok", "Fine")).contains("wrong Contoso Mail region. ATTR35. For")
+        );
+        for (label, words, error) in [
+            ("wrong-regoin", "ATTR35", WordingError::UnknownLabel("wrong-regoin".to_owned())),
+            ("wrong-region", "ATTR36", WordingError::TokenMissing("wrong-region".to_owned(), "ATTR35")),
+            ("no-route", "ATTR55", WordingError::TokenMissing("no-route".to_owned(), "ATTR55.1")),
+            ("ok", "na\u{ef}ve", WordingError::NotPlain("ok".to_owned())),
+            ("ok", "two\r\nlines", WordingError::NotPlain("ok".to_owned())),
+            ("ok", "", WordingError::NotPlain("ok".to_owned())),
+            ("ok", "from {ip}", WordingError::UnknownPlaceholder("ok".to_owned(), "{ip}".to_owned())),
+            ("ok", "a {b", WordingError::UnknownPlaceholder("ok".to_owned(), "{b}".to_owned())),
+        ] {
+            assert_eq!(Texts::new(&worded(label, words)).expect_err(words), [error]);
+        }
+    }
+}

@@ -7,14 +7,14 @@
 //! `E:` something that happens, and `T:` a term of the session. `#` begins a comment.
 
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     /// Where it stands in its file.
-    pub number: usize,
-    pub act: Act,
+    pub(crate) number: usize,
+    pub(crate) act: Act,
 }
 
 #[derive(Debug)]
-pub enum Act {
+pub(crate) enum Act {
     Client(Vec<u8>),
     Server(String),
     ServerCloses,
@@ -24,7 +24,7 @@ pub enum Act {
     Term(String),
 }
 
-pub fn parse(text: &str) -> Vec<Step> {
+pub(crate) fn parse(text: &str) -> Vec<Step> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|(index, line)| {
@@ -90,13 +90,15 @@ fn repetition(rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 }
 
 /// Whether a line is what the pattern says.
-pub fn matches(pattern: &str, line: &str) -> bool {
+pub(crate) fn matches(pattern: &str, line: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == line,
         Some((head, tail)) => line.strip_prefix(head).is_some_and(|rest| {
-            rest.char_indices().skip(1).map(|(at, _)| at).chain([rest.len()]).any(|at| {
-                !rest.is_empty() && matches(tail, &rest[at..])
-            })
+            rest.char_indices()
+                .skip(1)
+                .map(|(at, _)| at)
+                .chain([rest.len()])
+                .any(|at| !rest.is_empty() && matches(tail, &rest[at..]))
         }),
     }
 }
