@@ -342,5 +342,3 @@ async fn open_spool(
         .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
     Ok((spool, recovered))
 }
-fn services(_: &Settings) -> Result<delivery::Services, Error> {
-    Ok(delivery::Services)
