@@ -104,7 +104,11 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
     let spool = door.spool.state();
     let down = door.queue.lanes().iter().filter(|lane| lane.state == "down").count();
     let gauges = Gauges(vec![
-        ("queue_messages", "Messages waiting or under way, counted once per next hop", door.queue.len() as u64),
+        (
+            "queue_messages",
+            "Messages waiting or under way, counted once per next hop",
+            door.queue.len() as u64,
+        ),
         ("destinations_down", "Next hops that are down now", down as u64),
         ("spool_messages", "Messages in the spool", spool.live_messages as u64),
         ("spool_live_bytes", "Octets of the messages in the spool", spool.live_bytes),
@@ -151,7 +155,9 @@ async fn reload(State(door): State<Arc<Door>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response();
     }
     match reloaded.await {
-        Ok(Ok(warnings)) => Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response(),
+        Ok(Ok(warnings)) => {
+            Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response()
+        }
         Ok(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
     }

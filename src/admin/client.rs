@@ -53,5 +53,9 @@ async fn converse(socket: &Path, method: Method, path: &str) -> Result<String, E
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
-    if status.is_success() { Ok(text) } else { Err(Error::Refused { status, text: text.trim_end().to_owned() }) }
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(Error::Refused { status, text: text.trim_end().to_owned() })
+    }
 }

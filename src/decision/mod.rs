@@ -12,7 +12,10 @@ mod trail;
 
 pub use attribution::{Attribution, PeerPattern, attribute};
 pub use entry::{Door, Entry, EntryFacts, decide_entry};
-pub use home::{Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster, own_store};
+pub use home::{
+    Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
+    own_store,
+};
 pub use rules::{MixedRegions, Rules};
 pub use trail::{Step, Trail};
 
