@@ -118,12 +118,18 @@ impl<'p> Section<'p> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Whether `key` is there and is no empty list; its items may be wrong all the same.
+    pub fn has_items(&self, key: &str) -> bool {
+        let value = self.table.and_then(|table| table.get(key)).map(|value| value.get_ref());
+        value.is_some_and(|value| value.as_array().is_none_or(|items| !items.is_empty()))
+    }
+
     /// Notes a list that has to name something and does not.
     pub fn refuse_empty(&self, key: &str, expected: &str) {
-        match self.table.and_then(|table| table.get(key)).map(|value| value.get_ref()) {
-            None => self.mistake(key, "is missing", expected),
-            Some(DeValue::Array(items)) if items.is_empty() => self.mistake(key, "is empty", expected),
-            Some(_) => {}
+        if !self.has(key) {
+            self.mistake(key, "is missing", expected);
+        } else if !self.has_items(key) {
+            self.mistake(key, "is empty", expected);
         }
     }
 
@@ -189,7 +195,7 @@ pub fn suggestion(key: &str, known: &[&str]) -> String {
         .max_by(|one, two| one.0.total_cmp(&two.0))
         .filter(|(likeness, _)| *likeness >= NEAR);
     match near {
-        Some((_, name)) => format!("\"{name}\", which is near"),
+        Some((_, name)) => format!("\"{name}\" (did you mean it?)"),
         None => {
             let mut known = known.to_vec();
             known.sort_unstable();
