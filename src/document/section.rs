@@ -227,3 +227,67 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Table(_) => "a table",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Notes;
+
+    /// What is noted while `walk` reads `text`.
+    fn told(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
+        let notes = Notes::default();
+        if let Some(page) = Page::open("a.toml", text, &notes) {
+            walk(&page.top());
+        }
+        notes.verdict().err().map_or_else(String::new, |mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn every_mistake_has_its_line_and_path() {
+        let text = "title = 'x'\r\n\r\n[[pot]]\r\nname = \"one\"\r\nsize = 1\r\n\r\n[[pot]]\r\n\
+                    sizes = [\r\n  1,\r\n  true,\r\n]\r\nlid = { color = 'red' }\r\nlid.shape = 3\r\n";
+        let text = text.replace("lid.shape = 3\r\n", "[pot.handle]\r\nshape = 3\r\n");
+        let told = told(&text, |top| {
+            top.read("title", Entry::flag);
+            for pot in top.sections("pot", "name") {
+                pot.read("name", Entry::text);
+                pot.require("size", "its size", |entry| entry.integer(2..=3));
+                pot.list("sizes", |entry| entry.integer(0..=9));
+                pot.section("lid").read("colour", Entry::text);
+                pot.section("handle").read("shape", Entry::text);
+            }
+        });
+        assert_eq!(
+            told,
+            "a.toml:1: title: is \"x\"; expected true or false\n\
+             a.toml:5: pot[one].size: is 1, out of range; expected an integer from 2 to 3\n\
+             a.toml:7: pot[1].size: is missing; expected its size\n\
+             a.toml:10: pot[1].sizes[1]: is the boolean true; expected an integer from 0 to 9\n\
+             a.toml:12: pot[1].lid.color: unknown key; expected \"colour\" (did you mean it?)\n\
+             a.toml:14: pot[1].handle.shape: is the integer 3; expected a text in quotes"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_suggests_the_near_one_or_all() {
+        for (key, known, expected) in [
+            ("adress", ["address", "name"].as_slice(), "\"address\" (did you mean it?)"),
+            ("Address", &["address", "name"], "\"address\" (did you mean it?)"),
+            ("store_mode", &["store", "relay"], "\"store\" (did you mean it?)"),
+            ("zebra", &["name", "address"], "\"address\" or \"name\""),
+            ("zebra", &[], "no key here"),
+        ] {
+            assert_eq!(suggestion(key, known), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_told_its_syntax_alone() {
+        let told = told("a = \n[b\nc = 1\nc = 2\n", |top| {
+            top.require("missing", "something", Entry::text);
+        });
+        assert!(told.starts_with("a.toml:1: "), "{told}");
+        assert!(!told.contains("missing;"), "{told}");
+        assert!(told.lines().count() > 1, "all of it at once: {told}");
+    }
+}
