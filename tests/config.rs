@@ -173,7 +173,7 @@ fn regions_without_a_route_are_warnings() {
     let config = format!("{CONFIG}\nregion.GBR.relay = [\"smtp://edge.gbr.example.net\"]");
     let path = write(folder.path(), &config, directory);
     let loaded = config::load(&path).expect("no mistakes");
-    let warnings: Vec<String> = loaded.warnings.iter().map(|warning| (warning.key.clone())).collect();
+    let warnings: Vec<String> = loaded.warnings.iter().map(|warning| warning.key.clone()).collect();
     assert_eq!(warnings, ["region.NAM", "tenant[contoso].user[anna@contoso.com].preferred_data_location"]);
 }
 

@@ -18,13 +18,13 @@ pub(super) fn check_pair(cert: &Entry<'_>, key: &Entry<'_>, files: &CertificateF
     let private = match PrivateKeyDer::from_pem_file(&files.key) {
         Ok(private) => Some(private),
         Err(error) => {
-            key.mistake(format!("cannot read {}: {error}", files.key.display()), "a private key in PEM");
+            key.mistake(format!("{} cannot be used: {error}", written(key)), "a private key in PEM");
             None
         }
     };
     let (Some(chain), Some(private)) = (chain, private) else { return };
     if let Err(error) = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()) {
-        let problem = format!("cannot be used with {}: {error}", files.cert.display());
+        let problem = format!("{} cannot be used with {}: {error}", written(key), written(cert));
         key.mistake(problem, "the private key of the certificate");
     }
 }
@@ -39,10 +39,15 @@ fn read_chain(entry: &Entry<'_>, path: &Path) -> Option<Vec<CertificateDer<'stat
     let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match chain {
         Ok(chain) if chain.is_empty() => {
-            entry.mistake(format!("no certificate in {}", path.display()), expected)
+            entry.mistake(format!("{} has no certificate", written(entry)), expected)
         }
         Ok(chain) => return Some(chain),
-        Err(error) => entry.mistake(format!("cannot read {}: {error}", path.display()), expected),
+        Err(error) => entry.mistake(format!("{} cannot be used: {error}", written(entry)), expected),
     }
     None
+}
+
+/// The path as the operator wrote it.
+fn written(entry: &Entry<'_>) -> String {
+    format!("{:?}", entry.text().unwrap_or_default())
 }

@@ -166,7 +166,11 @@ fn listener(section: &Section<'_>, index: usize) -> Listener {
     Listener {
         name: name.unwrap_or_else(|| format!("listener-{}", index + 1)),
         addresses: addresses.unwrap_or_else(default_addresses),
-        tls: section.read_or("tls", ListenerTls::default(), |entry| entry.word(&words)),
+        // A wrong word is noted already, and must not ask for a certificate as well.
+        tls: section.read("tls", |entry| entry.word(&words)).unwrap_or(match section.has("tls") {
+            true => ListenerTls::Off,
+            false => ListenerTls::default(),
+        }),
         legacy: section.read_or("legacy", false, Entry::flag),
         proxy_protocol_from: section.list("proxy_protocol_from", Entry::network).unwrap_or_default(),
     }
@@ -214,7 +218,8 @@ fn tls<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> Tl
     Tls {
         certificates,
         client_ca: authorities(&section, "client_ca", base, files),
-        self_signed: section.read_or("self_signed", false, Entry::flag),
+        // A wrong value is noted already; listeners need not complain as well.
+        self_signed: section.read("self_signed", Entry::flag).unwrap_or(section.has("self_signed")),
     }
 }
 

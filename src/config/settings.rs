@@ -61,6 +61,15 @@ impl Settings {
             .expect("a configuration without its own region's store is refused")
     }
 
+    /// The certificates to use: those given, else the self-signed pair's place, else none.
+    pub fn certificate_files(&self) -> Vec<CertificateFiles> {
+        if self.tls.certificates.is_empty() && self.tls.self_signed {
+            let folder = self.node.state_dir.join("tls");
+            return vec![CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") }];
+        }
+        self.tls.certificates.clone()
+    }
+
     /// Where the command line finds the daemon.
     pub fn admin_socket(&self) -> PathBuf {
         self.node.state_dir.join(&self.admin.socket)

@@ -39,8 +39,13 @@ pub fn read(
     let mut table = Table::new(subaddress);
     let Some(page) = Page::open(file, text, notes) else { return table };
     let top = page.top();
-    for tenant in top.sections("tenant", "id") {
-        read_tenant(&tenant, regions, &mut table);
+    // All domains before the first user, so that an address at another tenant's is called just that.
+    let sections = top.sections("tenant", "id");
+    let tenants: Vec<_> = sections.iter().map(|section| read_tenant(section, regions, &mut table)).collect();
+    for (section, tenant) in sections.iter().zip(&tenants) {
+        for user in section.sections("user", "address") {
+            read_user(&user, tenant, regions, &mut table);
+        }
     }
     for source in top.sections("user_file", "path") {
         source.require("path", "the path of a CSV file", |entry| {
@@ -53,7 +58,8 @@ pub fn read(
     table
 }
 
-fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) {
+/// The tenant with its domains; not its users.
+fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) -> Arc<Tenant> {
     let tenant = Arc::new(tenant(section, regions));
     if table.tenants().any(|other| other.id == tenant.id) && !tenant.id.is_empty() {
         section.mistake("id", format!("\"{}\" names an earlier tenant too", tenant.id), "an id of its own");
@@ -62,9 +68,7 @@ fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) {
     for domain in section.sections("domain", "name") {
         read_domain(&domain, &tenant, regions, table);
     }
-    for user in section.sections("user", "address") {
-        read_user(&user, &tenant, regions, table);
-    }
+    tenant
 }
 
 fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
@@ -126,7 +130,8 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
     let restrict_to_ip = section.read_or("restrict_to_ip", false, Entry::flag);
     let restrict_to_certificate = section.read_or("restrict_to_certificate", false, Entry::flag);
 
-    let (names_certificates, names_ips) = (section.has("certificate_names"), section.has("source_ips"));
+    let (names_certificates, names_ips) =
+        (section.has_items("certificate_names"), section.has_items("source_ips"));
     match kind {
         Some(ConnectorKind::OnPremises) => {
             if !names_certificates && !names_ips {
@@ -145,13 +150,11 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
             }
         }
         Some(ConnectorKind::Partner) => {
-            if sender_domains.as_ref().is_none_or(Vec::is_empty) {
-                section.mistake("sender_domains", "is missing", "the partner's domains");
-            }
-            if restrict_to_ip && source_ips.is_empty() && !names_ips {
+            section.refuse_empty("sender_domains", "the partner's domains");
+            if restrict_to_ip && !names_ips {
                 section.mistake("restrict_to_ip", "names no addresses to restrict to", "source_ips");
             }
-            if restrict_to_certificate && certificate_names.is_empty() && !names_certificates {
+            if restrict_to_certificate && !names_certificates {
                 section.mistake(
                     "restrict_to_certificate",
                     "names no certificate to restrict to",
@@ -207,7 +210,11 @@ fn note_twin<'n>(section: &Section<'_>, name: &Arc<str>, mut earlier: impl Itera
 fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, table: &mut Table) {
     let kinds = [("authoritative", DomainKind::Authoritative), ("internal-relay", DomainKind::InternalRelay)];
     let name = section.require("name", "a domain such as \"contoso.com\"", Entry::domain);
-    let kind = section.read_or("type", DomainKind::Authoritative, |entry| entry.word(&kinds));
+    // `None` is a wrong word, noted already: no other key is judged by it.
+    let kind = match section.entry("type") {
+        Some(entry) => entry.word(&kinds),
+        None => Some(DomainKind::Authoritative),
+    };
     let match_subdomains = section.read_or("match_subdomains", false, Entry::flag);
     let region = |entry: &Entry<'_>| entry.region(regions);
     let mail_flow_region = section.read("mail_flow_region", region);
@@ -216,7 +223,7 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
     let sending_to_disabled = section.read_or("sending_to_disabled", false, Entry::flag);
     let accept_ipv6 = section.read("accept_ipv6", Entry::flag);
 
-    if match_subdomains && kind == DomainKind::Authoritative {
+    if match_subdomains && kind == Some(DomainKind::Authoritative) {
         // Rule 3: whose subdomain mailboxes exist only the relay's far end knows.
         section.mistake(
             "match_subdomains",
@@ -236,7 +243,7 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
         section.warning("mail_flow_region", problem, "a region where the tenant's mailboxes may be");
     }
     let Some(name) = name else { return };
-    if kind == DomainKind::InternalRelay && tenant.outbound_connector(&name).is_none() {
+    if kind == Some(DomainKind::InternalRelay) && tenant.outbound_connector(&name).is_none() {
         // Rule 5: an unknown recipient's mail would have nowhere to go.
         section.mistake(
             "type",
@@ -247,7 +254,7 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
     let domain = AcceptedDomain {
         name,
         tenant: Arc::clone(tenant),
-        kind,
+        kind: kind.unwrap_or_default(),
         match_subdomains,
         mail_flow_region,
         previous_mail_flow_region,

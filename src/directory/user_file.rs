@@ -42,6 +42,7 @@ fn read_from(source: impl Read, file: &str, regions: &Regions, notes: &Notes, ta
         .comment(Some(b'#'))
         .has_headers(true)
         .from_reader(source);
+    notes.opened(file);
     let mut scribe = Scribe { file, notes, mistakes: 0, warnings: 0 };
     let columns = match reader.headers() {
         Ok(header) => columns(header, &mut scribe),

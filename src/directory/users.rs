@@ -1,7 +1,7 @@
 //! Users: millions of mailboxes in little memory.
 //!
-//! Owns the layout: one arena of short records and a table of offsets into it, found by hash.
-//! About 40 bytes a user besides the address itself would be too many to keep as `User` values.
+//! Owns the layout: one arena of short records, and a table of offsets into it by hash. A user costs
+//! about 18 bytes besides its local part; a `User` is made only for the one that was asked for.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -435,6 +435,20 @@ mod tests {
         assert_eq!(users.add(&user("bob@contoso.com", None), &[address("\"anna\"@contoso.com")]), Err(Taken));
         assert_eq!(users.len(), 1);
         assert!(!users.contains(&address("bob@contoso.com")), "a refused user leaves nothing behind");
+    }
+
+    #[test]
+    fn ten_million_users_would_fit_in_a_gibibyte() {
+        let mut users = Users::default();
+        const COUNT: usize = 20_000;
+        for number in 0..COUNT {
+            let primary = format!("firstname.lastname{number}@tenant{}.example.com", number / 100);
+            let alias = address(&format!("f.lastname{number}@tenant{}.example.com", number / 100));
+            users.add(&user(&primary, Some("EUR")), &[alias]).expect("free");
+        }
+        users.shrink();
+        let bytes = users.records.capacity() + users.slots.0.capacity() * size_of::<u64>();
+        assert!(bytes / COUNT < 100, "{} bytes a user with an alias", bytes / COUNT);
     }
 
     proptest! {

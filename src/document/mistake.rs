@@ -56,6 +56,8 @@ impl std::error::Error for Mistakes {}
 /// Where readers note mistakes and go on; shared by all files of one configuration.
 #[derive(Debug, Default)]
 pub struct Notes {
+    /// In the order in which they were opened.
+    files: RefCell<Vec<String>>,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
     /// Every key that a reader has asked for, without indices: what the sample file must show.
@@ -64,6 +66,11 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// Files speak in the order in which they were opened.
+    pub fn opened(&self, file: &str) {
+        self.files.borrow_mut().push(file.to_owned());
+    }
+
     pub fn mistake(&self, mistake: Mistake) {
         self.mistakes.borrow_mut().push(mistake);
     }
@@ -73,30 +80,22 @@ impl Notes {
         self.warnings.borrow_mut().push(warning);
     }
 
-    pub fn mistakes_so_far(&self) -> usize {
-        self.mistakes.borrow().len()
-    }
-
     /// The warnings when there is no mistake; else the mistakes, all of them.
     pub fn verdict(self) -> Result<Vec<Mistake>, Mistakes> {
-        let mistakes = in_file_order(self.mistakes.into_inner());
+        let files = self.files.into_inner();
+        let mistakes = in_file_order(self.mistakes.into_inner(), &files);
         if mistakes.is_empty() {
-            Ok(in_file_order(self.warnings.into_inner()))
+            Ok(in_file_order(self.warnings.into_inner(), &files))
         } else {
             Err(Mistakes(mistakes))
         }
     }
 }
 
-/// By line within a file; files in the order in which they first spoke.
-fn in_file_order(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
-    let mut files: Vec<String> = Vec::new();
-    for mistake in &mistakes {
-        if !files.contains(&mistake.file) {
-            files.push(mistake.file.clone());
-        }
-    }
-    mistakes.sort_by_key(|mistake| (files.iter().position(|file| *file == mistake.file), mistake.line));
+/// By line within a file, the files in their order.
+fn in_file_order(mut mistakes: Vec<Mistake>, files: &[String]) -> Vec<Mistake> {
+    let rank = |mistake: &Mistake| files.iter().position(|file| *file == mistake.file);
+    mistakes.sort_by_cached_key(|mistake| (rank(mistake), mistake.line));
     mistakes.dedup();
     mistakes
 }

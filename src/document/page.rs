@@ -20,17 +20,19 @@ impl<'t> Page<'t> {
     pub fn open(file: &str, text: &'t str, notes: &'t Notes) -> Option<Self> {
         let line_starts =
             std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
+        notes.opened(file);
         let (tree, errors) = DeTable::parse_recoverable(text);
         let page = Self { file: file.to_owned(), line_starts, notes, tree };
         for error in &errors {
             let line = error.span().map(|span| page.line(span.start));
-            let problem = error.message().trim().replace('\n', "; ");
+            let message = error.message().trim().replace('\n', ", ");
+            let (problem, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
             notes.mistake(Mistake {
                 file: page.file.clone(),
                 line,
                 key: String::new(),
-                problem,
-                expected: String::new(),
+                problem: problem.to_owned(),
+                expected: expected.to_owned(),
             });
         }
         errors.is_empty().then_some(page)

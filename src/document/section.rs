@@ -118,12 +118,18 @@ impl<'p> Section<'p> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Whether `key` is there and is no empty list; its items may be wrong all the same.
+    pub fn has_items(&self, key: &str) -> bool {
+        let value = self.table.and_then(|table| table.get(key)).map(|value| value.get_ref());
+        value.is_some_and(|value| value.as_array().is_none_or(|items| !items.is_empty()))
+    }
+
     /// Notes a list that has to name something and does not.
     pub fn refuse_empty(&self, key: &str, expected: &str) {
-        match self.table.and_then(|table| table.get(key)).map(|value| value.get_ref()) {
-            None => self.mistake(key, "is missing", expected),
-            Some(DeValue::Array(items)) if items.is_empty() => self.mistake(key, "is empty", expected),
-            Some(_) => {}
+        if !self.has(key) {
+            self.mistake(key, "is missing", expected);
+        } else if !self.has_items(key) {
+            self.mistake(key, "is empty", expected);
         }
     }
 
@@ -189,7 +195,7 @@ pub fn suggestion(key: &str, known: &[&str]) -> String {
         .max_by(|one, two| one.0.total_cmp(&two.0))
         .filter(|(likeness, _)| *likeness >= NEAR);
     match near {
-        Some((_, name)) => format!("\"{name}\", which is near"),
+        Some((_, name)) => format!("\"{name}\" (did you mean it?)"),
         None => {
             let mut known = known.to_vec();
             known.sort_unstable();
@@ -219,5 +225,69 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Notes;
+
+    /// What is noted while `walk` reads `text`.
+    fn told(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
+        let notes = Notes::default();
+        if let Some(page) = Page::open("a.toml", text, &notes) {
+            walk(&page.top());
+        }
+        notes.verdict().err().map_or_else(String::new, |mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn every_mistake_has_its_line_and_path() {
+        let text = "title = 'x'\r\n\r\n[[pot]]\r\nname = \"one\"\r\nsize = 1\r\n\r\n[[pot]]\r\n\
+                    sizes = [\r\n  1,\r\n  true,\r\n]\r\nlid = { color = 'red' }\r\nlid.shape = 3\r\n";
+        let text = text.replace("lid.shape = 3\r\n", "[pot.handle]\r\nshape = 3\r\n");
+        let told = told(&text, |top| {
+            top.read("title", Entry::flag);
+            for pot in top.sections("pot", "name") {
+                pot.read("name", Entry::text);
+                pot.require("size", "its size", |entry| entry.integer(2..=3));
+                pot.list("sizes", |entry| entry.integer(0..=9));
+                pot.section("lid").read("colour", Entry::text);
+                pot.section("handle").read("shape", Entry::text);
+            }
+        });
+        assert_eq!(
+            told,
+            "a.toml:1: title: is \"x\"; expected true or false\n\
+             a.toml:5: pot[one].size: is 1, out of range; expected an integer from 2 to 3\n\
+             a.toml:7: pot[1].size: is missing; expected its size\n\
+             a.toml:10: pot[1].sizes[1]: is the boolean true; expected an integer from 0 to 9\n\
+             a.toml:12: pot[1].lid.color: unknown key; expected \"colour\" (did you mean it?)\n\
+             a.toml:14: pot[1].handle.shape: is the integer 3; expected a text in quotes"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_suggests_the_near_one_or_all() {
+        for (key, known, expected) in [
+            ("adress", ["address", "name"].as_slice(), "\"address\" (did you mean it?)"),
+            ("Address", &["address", "name"], "\"address\" (did you mean it?)"),
+            ("store_mode", &["store", "relay"], "\"store\" (did you mean it?)"),
+            ("zebra", &["name", "address"], "\"address\" or \"name\""),
+            ("zebra", &[], "no key here"),
+        ] {
+            assert_eq!(suggestion(key, known), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_told_its_syntax_alone() {
+        let told = told("a = \n[b\nc = 1\nc = 2\n", |top| {
+            top.require("missing", "something", Entry::text);
+        });
+        assert!(told.starts_with("a.toml:1: "), "{told}");
+        assert!(!told.contains("missing;"), "{told}");
+        assert!(told.lines().count() > 1, "all of it at once: {told}");
     }
 }

@@ -43,8 +43,12 @@ pub fn show_duration(duration: Duration) -> String {
     }
     let (unit, length) = SPANS
         .into_iter()
-        // A day is better read in hours: 24h, 36h.
-        .find(|(unit, length)| *unit != "d" && millis.is_multiple_of(*length))
+        // As operators say it: 24h and 60m rather than 1d and 1h.
+        .find(|(unit, length)| match *unit {
+            "d" => false,
+            "h" => millis.is_multiple_of(*length) && millis > *length,
+            _ => millis.is_multiple_of(*length),
+        })
         .expect("every count of milliseconds is one of milliseconds");
     format!("{}{unit}", millis / length)
 }
