@@ -4,6 +4,8 @@
 //! the sink counts each exactly once and unchanged, or the run fails. With `--peer postfix` the same work
 //! goes through an installed Postfix, so that the ratio is of one machine and one evening.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time over real sockets")]
+
 mod generator;
 mod machine;
 mod peer;

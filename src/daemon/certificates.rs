@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::config::{ListenerTls, Settings};
+use crate::config::{CertificateFiles, Settings};
 use crate::net::{self, Identity, Roots, ServerTls};
 
 use super::{Error, io_error};
@@ -26,34 +26,33 @@ fn client_roots(settings: &Settings) -> Result<Roots, Error> {
     }
 }
 
-/// Who we are; also shown to next hops that ask.
+/// Who we are; also shown to next hops that ask. One made here is made once and kept, so that whoever pins
+/// it is not surprised by the next start.
 pub(super) fn identities(settings: &Settings) -> Result<Vec<Identity>, Error> {
-    let configured: Result<Vec<Identity>, net::Error> =
-        settings.tls.certificates.iter().map(|pair| Identity::load(&pair.cert, &pair.key)).collect();
-    let mut identities = configured?;
-    let spoken = settings.listeners.iter().any(|listener| listener.tls != ListenerTls::Off);
-    if identities.is_empty() && (settings.tls.self_signed || spoken) {
-        identities.push(self_signed(settings)?);
+    let hostname = settings.node.hostname.as_str();
+    let files = settings.certificate_files();
+    if settings.tls.certificates.is_empty() {
+        match files.first() {
+            Some(pair) if !(pair.cert.exists() && pair.key.exists()) => make_self_signed(hostname, pair)?,
+            Some(_) => {}
+            // No listener speaks TLS: nobody will be shown it, but a server's settings need one.
+            None => {
+                let (certificate, key) = net::self_signed(hostname)?;
+                return Ok(vec![Identity::from_pem(certificate.as_bytes(), key.as_bytes())?]);
+            }
+        }
     }
-    if identities.is_empty() {
-        // Nobody will be shown it, but a server's settings need one.
-        let (certificate, key) = net::self_signed(settings.node.hostname.as_str())?;
-        identities.push(Identity::from_pem(certificate.as_bytes(), key.as_bytes())?);
-    }
-    Ok(identities)
+    files.iter().map(|pair| Ok(Identity::load(&pair.cert, &pair.key)?)).collect()
 }
 
-/// Made once and kept, so that whoever pins it is not surprised by the next start.
-fn self_signed(settings: &Settings) -> Result<Identity, Error> {
-    let dir = settings.node.state_dir.join("tls");
-    let (certificate_path, key_path) = (dir.join("self-signed.pem"), dir.join("self-signed.key"));
-    if !certificate_path.exists() || !key_path.exists() {
-        std::fs::create_dir_all(&dir).map_err(io_error(format!("{}", dir.display())))?;
-        let (certificate, key) = net::self_signed(settings.node.hostname.as_str())?;
-        write_private(&key_path, &key)?;
-        write_private(&certificate_path, &certificate)?;
+fn make_self_signed(hostname: &str, pair: &CertificateFiles) -> Result<(), Error> {
+    for path in [&pair.cert, &pair.key] {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(io_error(format!("{}", dir.display())))?;
     }
-    Ok(Identity::load(&certificate_path, &key_path)?)
+    let (certificate, key) = net::self_signed(hostname)?;
+    write_private(&pair.key, &key)?;
+    write_private(&pair.cert, &certificate)
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {

@@ -405,18 +405,12 @@ impl Core {
         let start = {
             let mut state = road.lock();
             let runnable = state.lane.runnable(self.clock.now());
-            if runnable == 0 || self.is_stopping() {
-                false
-            } else if state.idle > 0 {
-                false
-            } else {
-                // A worker takes one job after another: a second one is worth its connection only when
-                // jobs pile up behind the first.
-                let wanted = (runnable.div_ceil(4)).min(limit).max(1);
-                let start = state.workers < wanted;
-                state.workers += usize::from(start);
-                start
-            }
+            // A worker takes one job after another: a second one is worth its connection only when jobs
+            // pile up behind the first.
+            let wanted = runnable.div_ceil(4).min(limit);
+            let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
+            state.workers += usize::from(start);
+            start
         };
         if start {
             self.workers.fetch_add(1, Ordering::AcqRel);
