@@ -25,9 +25,11 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::decision::Door;
 use crate::directory::Directory;
+use crate::dns::Resolver;
 use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
 use crate::listener::{Admission, Entrance, Listener, Shared};
+use crate::net::{ClientTls, Roots};
 use crate::queue::Queue;
 use crate::report::{self, Event, Reporter};
 use crate::smtp::reply::{Texts, WordingError};
@@ -341,4 +343,21 @@ async fn open_spool(
     reporter
         .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
     Ok((spool, recovered))
+}
+
+/// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
+fn services(settings: &Settings) -> Result<delivery::Services, Error> {
+    let mut roots = Roots::system();
+    for authorities in settings.regions.values().filter_map(|region| region.ca.as_ref()) {
+        roots = roots.and_file(authorities)?;
+    }
+    let identities = certificates::identities(settings)?;
+    Ok(delivery::Services {
+        hostname: settings.node.hostname.as_str().into(),
+        dialer: Arc::new(net::Network),
+        resolver: Arc::new(Resolver::system()),
+        tls: Arc::new(ClientTls::new(roots, identities.first())?),
+        patience: settings::delivery_patience(settings),
+        clock: Clock::System,
+    })
 }

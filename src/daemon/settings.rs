@@ -10,7 +10,7 @@ use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
 use crate::smtp::reply::Wording;
-use crate::{queue, report, spool};
+use crate::{delivery, queue, report, spool};
 
 use super::pressure::Ceilings;
 
@@ -145,6 +145,23 @@ pub(super) fn spool(settings: &Settings) -> spool::Settings {
 
 pub(super) fn ceilings(settings: &Settings) -> Ceilings {
     Ceilings { resident_bytes: settings.limits.memory, messages: settings.queue.max_messages }
+}
+
+pub(super) fn delivery_patience(settings: &Settings) -> delivery::Patience {
+    let deadlines = &settings.deadlines;
+    delivery::Patience {
+        connect: deadlines.connect,
+        handshake: deadlines.handshake,
+        greeting: deadlines.greeting,
+        hello: deadlines.answer,
+        mail: deadlines.answer,
+        recipient: deadlines.answer,
+        data_start: deadlines.data_start,
+        data_block: deadlines.data_block,
+        data_end: deadlines.data_end,
+        idle: settings.queue.idle_connection,
+        ..delivery::Patience::default()
+    }
 }
 
 pub(super) fn log_format(log: &config::Log) -> report::Format {

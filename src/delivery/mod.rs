@@ -7,14 +7,12 @@
 //! `courier` finds a connection, `transfer` drives it, `dialogue` knows what to say, `verdict` what the
 //! answers mean; `maildir` delivers without a server.
 
-mod content;
 mod courier;
 mod dialogue;
 mod maildir;
 mod transfer;
 mod verdict;
 
-pub use content::{Body, BodyReader, Content};
 pub use courier::Courier;
 
 use std::sync::Arc;
@@ -24,6 +22,7 @@ use crate::clock::Clock;
 use crate::dns::Resolver;
 use crate::mail::{Envelope, Outcome, RemoteReply};
 use crate::net::{ClientTls, Dial};
+use crate::spool::Content;
 
 /// What every courier uses.
 pub struct Services {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::decision::Reason;
-use crate::delivery::{Courier, Delivery, Parcel};
+use crate::delivery::{Courier, Delivery, Parcel, Services};
 use crate::mail::{
     Address, BodyType, Envelope, MessageId, NextHop, NextHopName, Outcome, Recipient, RemoteReply, Status,
     Transport,
@@ -64,10 +64,10 @@ async fn work(core: Arc<Core>, road: Arc<Road>, hand: Hand) {
     }
 }
 
-/// A courier with the next hop it was made for and what it has carried.
+/// A courier with what it was made with and how much it has carried.
 struct Employed {
-    next_hop: NextHop,
     courier: Courier,
+    services: Arc<Services>,
     messages: usize,
 }
 
@@ -124,8 +124,8 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed
     let next_hop = decide_again(core, road, &mut job, &mut result).await;
     let health = match next_hop {
         Some(next_hop) => match load(core, id, content.take()).await {
-            Loaded::Content(mut loaded) => {
-                let health = deliver(core, courier, &next_hop, &job, &mut loaded, &mut result).await;
+            Loaded::Content(loaded) => {
+                let health = deliver(core, courier, &next_hop, &job, &loaded, &mut result).await;
                 content = Some(loaded);
                 health
             }
@@ -231,7 +231,7 @@ async fn deliver(
     courier: &mut Option<Employed>,
     next_hop: &NextHop,
     job: &Job,
-    content: &mut Content,
+    content: &Content,
     result: &mut Result,
 ) -> Health {
     if next_hop.endpoints.is_empty() {
@@ -242,14 +242,18 @@ async fn deliver(
         return Health::Unreached;
     }
     let limit = core.settings.load().messages_per_connection;
-    if let Some(old) =
-        courier.take_if(|employed| employed.next_hop != *next_hop || employed.messages >= limit)
-    {
+    let services = core.services.load_full();
+    let is_old = |employed: &mut Employed| {
+        employed.messages >= limit
+            || !Arc::ptr_eq(&employed.services, &services)
+            || employed.courier.hop() != next_hop
+    };
+    if let Some(old) = courier.take_if(is_old) {
         old.courier.quit().await;
     }
     let employed = courier.get_or_insert_with(|| Employed {
-        next_hop: next_hop.clone(),
-        courier: Courier::new(core.services.load_full(), next_hop.clone()),
+        courier: Courier::new(services.clone(), next_hop.clone()),
+        services,
         messages: 0,
     });
     employed.messages += 1;
@@ -259,7 +263,7 @@ async fn deliver(
     // least one recipient, so this ends.
     while !recipients.is_empty() {
         let parcel = Parcel { envelope: &job.envelope, recipients: &recipients, content };
-        let outcomes = match courier.deliver(parcel).await {
+        let outcomes = match courier.deliver(&parcel).await {
             Delivery::Reached(outcomes) => outcomes,
             Delivery::Unreached(reply) => {
                 let health = if result.delivered.is_empty() && result.failed.is_empty() {
@@ -524,10 +528,11 @@ fn compose(
 }
 
 /// As much of a message as a notice may return.
-async fn beginning(mut content: Content) -> Vec<u8> {
-    let mut bytes = Vec::new();
+async fn beginning(content: Content) -> Vec<u8> {
+    let mut bytes = content.head.to_vec();
+    let mut body = content.body.reader();
     while bytes.len() <= notice::RETURN_LIMIT_BYTES {
-        match content.next().await {
+        match body.next().await {
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) | Err(_) => break,
         }

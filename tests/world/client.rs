@@ -54,7 +54,8 @@ impl Client {
         lines.join("\n")
     }
 
-    fn line(&mut self) -> Option<String> {
+    /// One line of a reply; `None` when the connection is at its end.
+    pub fn line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.unread.windows(2).position(|pair| pair == b"\r\n") {
                 let line = self.unread.drain(..at + 2).collect::<Vec<_>>();
