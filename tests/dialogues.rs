@@ -1,5 +1,6 @@
 //! The conversations of `tests/smtp/`, once more, with the real daemon over a socket.
 
+#[expect(dead_code, reason = "the rest of the script is for the session alone")]
 mod script;
 mod world;
 

@@ -17,7 +17,7 @@ use crate::net::{Wire, within};
 use crate::report::Event;
 use crate::session::{
     Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
-    TlsOffer,
+    TlsOffer, reply_for,
 };
 use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
 use crate::smtp::line::{Found, LineFault, LineFinder};
@@ -298,7 +298,7 @@ impl Connection {
             sender,
             recipient: &recipient,
             reason,
-            reply: crate::session::reply_for(reason).label(),
+            reply: &reply_for(reason).to_string(),
         });
     }
 

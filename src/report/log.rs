@@ -27,7 +27,13 @@ pub fn start(format: Format, filter: &str) {
     let filter = tracing_subscriber::EnvFilter::new(filter);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        builder
+            .json()
+            .with_target(false)
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
     } else {
         builder.with_target(false).init();
     }
@@ -35,6 +41,11 @@ pub fn start(format: Format, filter: &str) {
 
 fn sender(sender: &Sender) -> String {
     sender.as_ref().map_or("<>".to_owned(), Address::to_string)
+}
+
+/// As a number: JSON writers make strings of 128 bits.
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn write(event: &Event<'_>) {
@@ -59,7 +70,7 @@ pub(super) fn write(event: &Event<'_>) {
         Event::HandshakeFailed { session, why } => info!(event = "handshake-failed", %session, why),
         Event::InjectionDropped { session, bytes } => warn!(event = "injection-dropped", %session, bytes),
         Event::Disconnected { session, why, messages, lasted } => {
-            tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = lasted.as_millis());
+            tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
         }
         Event::SenderRefused { session, peer, sender: from, reason, reply } => info!(
             event = "sender-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from),
@@ -84,7 +95,7 @@ pub(super) fn write(event: &Event<'_>) {
         ),
         Event::Delivered { id, recipient, next_hop, reply, attempts, delay } => info!(
             event = "delivered", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
-            delay_ms = delay.as_millis(),
+            delay_ms = millis(*delay),
         ),
         Event::Deferred { id, recipient, next_hop, reply, attempts, next_attempt } => info!(
             event = "deferred", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,

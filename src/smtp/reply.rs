@@ -178,6 +178,16 @@ impl Reply {
     }
 }
 
+impl fmt::Display for Reply {
+    /// Code and enhanced status, as operators look for them: `451 4.4.62`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status() {
+            Some(status) => write!(f, "{} {status}", self.code()),
+            None => write!(f, "{}", self.code()),
+        }
+    }
+}
+
 /// What an answer says beyond its constant words.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Detail {
