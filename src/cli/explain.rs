@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::daemon;
-use crate::decision::{Attribution, Door, Rules, Step, Trail, attribute};
+use crate::decision::{Door, Place, Reason, Rules, Step, Trail};
 use crate::directory::Directory;
 use crate::inquiry::{Asked, Circumstances, Inquiry};
-use crate::mail::{Address, Peer, SessionId, TlsFacts};
+use crate::mail::{Address, Domain, Peer, Sender, SessionId, TlsFacts};
 use crate::session::reply_for;
 use crate::smtp::reply::{Answer, Context, Reply, Texts};
 
@@ -27,9 +27,12 @@ pub(super) struct Explain {
     /// Where the client connects from.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     client_ip: IpAddr,
-    /// A name that the client's verified certificate proves; may be given several times.
+    /// A name that the client's verified certificate proves; may be given several times. Implies --tls.
     #[arg(long)]
     client_cert: Vec<String>,
+    /// The client speaks TLS.
+    #[arg(long)]
+    tls: bool,
     /// Answer as a node of this region would.
     #[arg(long)]
     region: Option<String>,
@@ -61,24 +64,15 @@ struct Explanation {
 impl Explain {
     pub(super) async fn run(&self, loaded: config::Loaded, json: bool) -> u8 {
         let settings = loaded.settings;
-        let (asked, rules) = match (self.asked(), self.rules(&settings)) {
-            (Ok(asked), Ok(rules)) => (asked, rules),
-            (asked, rules) => {
-                for problem in [asked.err(), rules.err()].into_iter().flatten() {
+        let (asked, sender, rules) = match (self.asked(), self.sender(), self.rules(&settings)) {
+            (Ok(asked), Ok(sender), Ok(rules)) => (asked, sender, rules),
+            (asked, sender, rules) => {
+                for problem in [asked.err(), sender.err(), rules.err()].into_iter().flatten() {
                     eprintln!("landfall explain: {problem}");
                 }
                 return MISTAKE;
             }
         };
-        if let Some(problem) = self
-            .from
-            .as_deref()
-            .filter(|from| !from.is_empty() && *from != "<>")
-            .and_then(|from| Address::parse(from).err())
-        {
-            eprintln!("landfall explain: --from: {problem}");
-            return MISTAKE;
-        }
         let texts = match Texts::new(&daemon::wording(&settings)) {
             Ok(texts) => texts,
             Err(problems) => {
@@ -88,7 +82,7 @@ impl Explain {
         };
         let directory = Directory::new(loaded.table);
         let inquiry = Inquiry::new(directory, rules, settings.directory.lookup_deadline, Clock::System);
-        let explanation = self.explain(&inquiry, &asked, &texts).await;
+        let explanation = self.explain(&inquiry, &asked, &sender, &texts).await;
         if json {
             print_json(&explanation);
         } else {
@@ -104,6 +98,13 @@ impl Explain {
         Address::parse(&self.rcpt).map(Asked::Mailbox).map_err(|error| format!("{}: {error}", self.rcpt))
     }
 
+    fn sender(&self) -> Result<Sender, String> {
+        match self.from.as_deref() {
+            None | Some("" | "<>") => Ok(None),
+            Some(from) => Address::parse(from).map(Some).map_err(|error| format!("--from: {error}")),
+        }
+    }
+
     fn rules(&self, settings: &Settings) -> Result<Rules, String> {
         let rules = daemon::rules(settings);
         let Some(code) = &self.region else { return Ok(rules) };
@@ -114,23 +115,13 @@ impl Explain {
         Ok(daemon::rules_as_seen_from(settings, region))
     }
 
-    async fn explain(&self, inquiry: &Inquiry, asked: &Asked, texts: &Texts) -> Explanation {
+    async fn explain(&self, inquiry: &Inquiry, asked: &Asked, sender: &Sender, texts: &Texts) -> Explanation {
         let rules = inquiry.rules();
         let mut trail = Trail::on();
-        let attribution = attribute(&rules, &self.peer());
-        trail.step("attribution", || match &attribution {
-            Attribution::Incoming => "no connector matches the client: incoming mail".to_owned(),
-            Attribution::PeerEdge(region) => format!("the client is an edge of {region}"),
-            Attribution::Originating { tenant, connector } => {
-                format!("connector {connector} of tenant {}: originating mail", tenant.id)
-            }
-        });
-        let door = if self.legacy { Door::Legacy } else { Door::Regular };
-        let circumstances = Circumstances { attribution: &attribution, door, region_so_far: None };
-        let decided = inquiry.admit(&rules, asked, &circumstances, &mut trail).await;
-        let (reply, place) = match decided {
-            Ok((_, place)) => (Reply::RecipientOk, Some(place)),
-            Err(refused) => (reply_for(&refused.reason), None),
+        let sender = sender.as_ref().map(Address::domain);
+        let (reply, place) = match self.decide(inquiry, &rules, asked, sender, &mut trail).await {
+            Ok(place) => (Reply::RecipientOk, Some(place)),
+            Err(reason) => (reply_for(&reason), None),
         };
         let mut line = Vec::new();
         let context = Context { session: SessionId(0), now: Clock::System.now() };
@@ -152,9 +143,27 @@ impl Explain {
         }
     }
 
+    /// What MAIL and then RCPT would be told.
+    async fn decide(
+        &self,
+        inquiry: &Inquiry,
+        rules: &Rules,
+        asked: &Asked,
+        sender: Option<&Domain>,
+        trail: &mut Trail,
+    ) -> Result<Place, Reason> {
+        let door = if self.legacy { Door::Legacy } else { Door::Regular };
+        let peer = self.peer();
+        let attribution = inquiry.attribute(rules, &peer, sender, door, trail).await?;
+        let circumstances =
+            Circumstances { attribution: &attribution, peer: &peer, sender, door, region_so_far: None };
+        let admitted = inquiry.admit(rules, asked, &circumstances, trail).await;
+        admitted.map(|(_, place)| place).map_err(|refused| refused.reason)
+    }
+
     fn peer(&self) -> Peer {
         let mut peer = Peer::new(self.client_ip);
-        if !self.client_cert.is_empty() {
+        if self.tls || !self.client_cert.is_empty() {
             peer.tls = Some(TlsFacts { verified_names: self.client_cert.clone(), ..TlsFacts::default() });
         }
         peer

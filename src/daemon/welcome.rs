@@ -1,12 +1,12 @@
 //! Welcome: what a start prints for people: where it listens, which region it is, and lines to try.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::decision::{Attribution, Door, Reason, Trail};
 use crate::inquiry::{Asked, Circumstances, Inquiry};
-use crate::mail::{Address, User};
+use crate::mail::{Address, Peer, User};
 
 /// So many users are looked at for an example of each answer.
 const EXAMPLES_FROM: usize = 200;
@@ -76,8 +76,14 @@ impl Examples {
 
 /// The decision for a stranger's mail, when it needs no waiting.
 fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Reason>> {
-    let circumstances =
-        Circumstances { attribution: &Attribution::Incoming, door: Door::Regular, region_so_far: None };
+    let stranger = Peer::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let circumstances = Circumstances {
+        attribution: &Attribution::Incoming,
+        peer: &stranger,
+        sender: None,
+        door: Door::Regular,
+        region_so_far: None,
+    };
     let asked = Asked::Mailbox(address.clone());
     let rules = inquiry.rules();
     let mut trail = Trail::off();

@@ -1,13 +1,19 @@
-//! Attribution: whose mail is this? Decided before anything else about a recipient.
+//! Attribution: whose client is this? Decided once a transaction, at MAIL, before anything else.
+//!
+//! A certificate proves more than an address, and an address proves something only together with the
+//! sender (rules 30 to 34). What a tenant demands of those who bring mail to it is `restriction`'s.
 
 use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::mail::{DomainPattern, Peer, Region, Tenant, Transport};
+use crate::mail::{
+    AcceptedDomain, ConnectorKind, Domain, DomainPattern, Lookup, OwnedConnector, Peer, Region, Tenant,
+    Transport,
+};
 
-use super::Rules;
+use super::{Reason, Rules, Trail};
 
 /// By what an edge of another region is recognised: its certificate's name or its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +26,9 @@ impl PeerPattern {
     pub fn matches(&self, peer: &Peer) -> bool {
         match self {
             Self::Network(net) => net.contains(&peer.ip),
-            Self::Certificate(pattern) => peer.verified_names().iter().any(|name| names(pattern, name)),
+            Self::Certificate(pattern) => {
+                peer.verified_names().iter().any(|name| pattern.matches_certificate_name(name))
+            }
         }
     }
 }
@@ -32,14 +40,6 @@ impl fmt::Display for PeerPattern {
             Self::Network(net) => write!(f, "{net}"),
         }
     }
-}
-
-/// A certificate may itself carry a wildcard name, which counts for the exact same pattern only.
-fn names(pattern: &DomainPattern, name: &str) -> bool {
-    if name.eq_ignore_ascii_case(&pattern.to_string()) {
-        return true;
-    }
-    crate::mail::Domain::parse(name).is_ok_and(|domain| pattern.matches(&domain))
 }
 
 /// Whose client this is.
@@ -71,12 +71,201 @@ impl Attribution {
             Self::Originating { .. } => Transport::Originating,
         }
     }
+
+    fn originating(owned: &OwnedConnector) -> Self {
+        Self::Originating { tenant: owned.tenant.clone(), connector: owned.connector.name.clone() }
+    }
 }
 
-pub fn attribute(rules: &Rules, peer: &Peer) -> Attribution {
-    rules
-        .peers
-        .iter()
-        .find(|(_, pattern)| pattern.matches(peer))
-        .map_or(Attribution::Incoming, |(region, _)| Attribution::PeerEdge(*region))
+/// What is known of a client and its MAIL FROM when it is attributed.
+#[derive(Debug)]
+pub struct ClientFacts<'a> {
+    pub peer: &'a Peer,
+    /// The domain of MAIL FROM; `None` for the null sender.
+    pub sender: Option<&'a Domain>,
+    /// Whose it is; absent for the null sender.
+    pub sender_domain: Lookup<Arc<AcceptedDomain>>,
+    /// The connectors that the client's verified names match.
+    pub claims: Vec<Claim>,
+    /// The connectors whose networks hold the client's address, the most exact network first.
+    pub by_network: Vec<OwnedConnector>,
+}
+
+/// A connector that a verified name of the client's certificate matches.
+#[derive(Debug)]
+pub struct Claim {
+    pub owned: OwnedConnector,
+    /// The certificate name by which it does.
+    pub pattern: DomainPattern,
+    /// Who accepts mail for each of `vouching_domains`; the claim holds in that tenant only.
+    pub vouched: Vec<Lookup<Arc<AcceptedDomain>>>,
+}
+
+/// The domains of which one must be accepted in the connector's tenant: `N` or `N` without its first label
+/// for the name `N`, `D` for `*.D` (rules 30 and 31).
+pub fn vouching_domains(pattern: &DomainPattern) -> impl Iterator<Item = Domain> {
+    let (name, parent) = match pattern {
+        DomainPattern::All => (None, None),
+        DomainPattern::Below(parent) => (Some(parent.clone()), None),
+        DomainPattern::Exact(name) => {
+            (Some(name.clone()), name.parents().next().and_then(|parent| Domain::parse(parent).ok()))
+        }
+    };
+    name.into_iter().chain(parent)
+}
+
+/// Edges of other regions come first: for them nothing else is looked at, or looked up.
+pub fn peer_edge(rules: &Rules, peer: &Peer, trail: &mut Trail) -> Option<Attribution> {
+    let (region, pattern) = rules.peers.iter().find(|(_, pattern)| pattern.matches(peer))?;
+    trail.step("6.peers", || format!("the client is an edge of {region}, known by {pattern}"));
+    Some(Attribution::PeerEdge(*region))
+}
+
+/// Certificate, then address with sender, then nobody's. Comes after `peer_edge`.
+pub fn attribute(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<Attribution, Reason> {
+    if let Some(owned) = by_certificate(facts, trail)? {
+        return Ok(Attribution::originating(owned));
+    }
+    // Rule 20: who could not be asked for must not be answered for good, now or at RCPT.
+    if facts.sender_domain == Lookup::Failed {
+        trail.step("17", || "the lookup of the sender's domain failed".to_owned());
+        return Err(Reason::DomainLookupFailed);
+    }
+    if let Some(owned) = by_address(facts, trail) {
+        return Ok(Attribution::originating(owned));
+    }
+    trail.step("attribution", || "no connector of its own speaks for the client: incoming mail".to_owned());
+    Ok(Attribution::Incoming)
+}
+
+/// Rules 30 and 31: the most exact name whose domain is accepted in the connector's tenant.
+fn by_certificate<'f>(
+    facts: &'f ClientFacts<'_>,
+    trail: &mut Trail,
+) -> Result<Option<&'f OwnedConnector>, Reason> {
+    let mut best: Option<(Exactness, &Claim)> = None;
+    for claim in &facts.claims {
+        let Claim { owned: OwnedConnector { tenant, connector }, pattern, .. } = claim;
+        if connector.kind != ConnectorKind::OnPremises {
+            continue;
+        }
+        if !connector.covers_sender(facts.sender) {
+            trail.step("30", || uncovered(pattern, &claim.owned));
+            continue;
+        }
+        let Some(accepted) = vouching(claim)? else {
+            trail.step("31", || {
+                format!(
+                    "certificate name {pattern} is connector {}'s of tenant {}, which accepts no domain of that name",
+                    connector.name, tenant.id
+                )
+            });
+            continue;
+        };
+        let exactness = Exactness::of(facts, claim, accepted);
+        // Among equals the first stays.
+        if best.is_none_or(|(best, _)| exactness > best) {
+            best = Some((exactness, claim));
+        }
+    }
+    Ok(best.map(|(_, claim)| {
+        let Claim { owned: OwnedConnector { tenant, connector }, pattern, .. } = claim;
+        trail.step("30", || {
+            format!(
+                "certificate name {pattern}: originating from tenant {} by connector {}",
+                tenant.id, connector.name
+            )
+        });
+        &claim.owned
+    }))
+}
+
+/// The accepted domain that lets a claim hold. A lookup that failed might have let it: temporary (rule 20).
+fn vouching(claim: &Claim) -> Result<Option<&AcceptedDomain>, Reason> {
+    let own = |lookup: &'_ Lookup<Arc<AcceptedDomain>>| match lookup {
+        Lookup::Found(domain) => domain.tenant.id == claim.owned.tenant.id,
+        Lookup::Absent | Lookup::Failed => false,
+    };
+    match claim.vouched.iter().find(|lookup| own(lookup)) {
+        Some(Lookup::Found(domain)) => Ok(Some(domain)),
+        Some(Lookup::Absent | Lookup::Failed) | None if claim.vouched.contains(&Lookup::Failed) => {
+            Err(Reason::DomainLookupFailed)
+        }
+        Some(Lookup::Absent | Lookup::Failed) | None => Ok(None),
+    }
+}
+
+/// What makes one claim more exact than another, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Exactness {
+    /// A name is more exact than a wildcard, and that than a shorter one.
+    pattern: usize,
+    accepted: usize,
+    /// Between tenants that share a certificate the sender decides.
+    of_sender: bool,
+}
+
+impl Exactness {
+    fn of(facts: &ClientFacts<'_>, claim: &Claim, accepted: &AcceptedDomain) -> Self {
+        let pattern = match &claim.pattern {
+            DomainPattern::All => 0,
+            DomainPattern::Below(parent) => parent.as_str().len(),
+            DomainPattern::Exact(_) => usize::MAX,
+        };
+        let of_sender = facts.sender_tenant().is_some_and(|tenant| tenant.id == claim.owned.tenant.id);
+        Self { pattern, accepted: accepted.name.as_str().len(), of_sender }
+    }
+}
+
+/// Rules 32 to 34: an address speaks for a tenant only with one of the tenant's own senders.
+fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<&'f OwnedConnector> {
+    let owned = facts.network_connector()?;
+    let OwnedConnector { tenant, connector } = owned;
+    let ip = facts.peer.ip;
+    if facts.sender_tenant().is_some() {
+        trail.step("32", || {
+            format!(
+                "address {ip} and sender: originating from tenant {} by connector {}",
+                tenant.id, connector.name
+            )
+        });
+        return Some(owned);
+    }
+    trail.step("33", || {
+        format!(
+            "address {ip} is connector {}'s of tenant {}, but the sender is none of the tenant's",
+            connector.name, tenant.id
+        )
+    });
+    None
+}
+
+impl ClientFacts<'_> {
+    /// The tenant that the sender's domain belongs to.
+    pub(super) fn sender_tenant(&self) -> Option<&Arc<Tenant>> {
+        match &self.sender_domain {
+            Lookup::Found(domain) => Some(&domain.tenant),
+            Lookup::Absent | Lookup::Failed => None,
+        }
+    }
+
+    /// The on-premises connector whose network the client is in and whose senders it sends for: the sender's
+    /// own tenant's; for a sender of nobody's the most exact network's.
+    pub(super) fn network_connector(&self) -> Option<&OwnedConnector> {
+        let of_sender =
+            |owned: &OwnedConnector| self.sender_tenant().is_none_or(|tenant| tenant.id == owned.tenant.id);
+        self.by_network.iter().find(|owned| {
+            let connector = &owned.connector;
+            connector.kind == ConnectorKind::OnPremises
+                && connector.covers_sender(self.sender)
+                && of_sender(owned)
+        })
+    }
+}
+
+fn uncovered(pattern: &DomainPattern, owned: &OwnedConnector) -> String {
+    format!(
+        "certificate name {pattern} is connector {}'s of tenant {}, whose sender_domains leave this sender out",
+        owned.connector.name, owned.tenant.id
+    )
 }

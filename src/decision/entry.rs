@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::mail::{AcceptedDomain, Domain, Lookup, Region, Residency};
+use crate::mail::{AcceptedDomain, Domain, Lookup, Peer, Region, Residency};
 
-use super::{Attribution, MixedRegions, Reason, Rules, Trail};
+use super::{Attribution, MixedRegions, Reason, Rules, Trail, decide_partner};
 
 /// What kind of listener the client came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +25,9 @@ pub struct EntryFacts<'a> {
     pub recipient_domain: &'a Domain,
     pub domain: Lookup<Arc<AcceptedDomain>>,
     pub attribution: &'a Attribution,
+    pub peer: &'a Peer,
+    /// The domain of MAIL FROM; `None` for the null sender.
+    pub sender: Option<&'a Domain>,
     pub door: Door,
     /// The ingress region of the transaction's first accepted recipient.
     pub region_so_far: Option<Region>,
@@ -61,7 +64,7 @@ impl AcceptedDomain {
     }
 }
 
-/// The order of the checks is policy: attribution, subscription, region, other recipients.
+/// The order of the checks is policy: attribution, partners, subscription, region, other recipients.
 pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) -> Result<Entry, Reason> {
     if facts.door == Door::Legacy {
         trail.step("11", || "the client came through a legacy listener: no mail enters there".to_owned());
@@ -76,6 +79,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
         }
     };
     trail.step("0", || describe(domain, facts.recipient_domain));
+    decide_partner(&domain.tenant, facts.peer, facts.sender, facts.attribution, trail)?;
     if !domain.tenant.subscription {
         trail.step("16", || format!("tenant {} has no subscription", domain.tenant.id));
         return Err(Reason::NoSubscription);

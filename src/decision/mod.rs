@@ -7,15 +7,17 @@
 mod attribution;
 mod entry;
 mod home;
+mod restriction;
 mod rules;
 mod trail;
 
-pub use attribution::{Attribution, PeerPattern, attribute};
+pub use attribution::{Attribution, Claim, ClientFacts, PeerPattern, attribute, peer_edge, vouching_domains};
 pub use entry::{Door, Entry, EntryFacts, decide_entry};
 pub use home::{
     Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
     own_store,
 };
+pub use restriction::{decide_partner, decide_sender};
 pub use rules::{MixedRegions, Rules};
 pub use trail::{Step, Trail};
 
@@ -34,6 +36,12 @@ pub enum Reason {
     WrongRegion,
     /// Rule 14: an earlier recipient of the transaction enters in another region.
     MixedRegions,
+    /// Rule 35: a partner's domain, and the client lacks what the partner connector asks for.
+    PartnerRestricted,
+    /// Rule 36.
+    DirectSendForbidden,
+    /// Rule 37: a connector that requires TLS, and the client speaks plain text.
+    TlsNeeded,
     /// Rule 16.
     NoSubscription,
     /// Rule 17: the accepted-domain lookup failed or timed out.
@@ -57,6 +65,9 @@ impl Reason {
             Self::SendingDisabled => "sending-disabled",
             Self::WrongRegion => "wrong-region",
             Self::MixedRegions => "mixed-regions",
+            Self::PartnerRestricted => "partner-restricted",
+            Self::DirectSendForbidden => "direct-send-forbidden",
+            Self::TlsNeeded => "tls-needed",
             Self::NoSubscription => "no-subscription",
             Self::DomainLookupFailed => "domain-lookup-failed",
             Self::RecipientLookupFailed => "recipient-lookup-failed",
@@ -75,6 +86,9 @@ impl Reason {
             | Self::SendingDisabled
             | Self::WrongRegion
             | Self::MixedRegions
+            | Self::PartnerRestricted
+            | Self::DirectSendForbidden
+            | Self::TlsNeeded
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute

@@ -109,12 +109,12 @@ fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
     }
 }
 
-fn inbound_connectors(section: &Section<'_>) -> Vec<InboundConnector> {
-    let mut connectors: Vec<InboundConnector> = Vec::new();
+fn inbound_connectors(section: &Section<'_>) -> Vec<Arc<InboundConnector>> {
+    let mut connectors: Vec<Arc<InboundConnector>> = Vec::new();
     for section in section.sections("inbound_connector", "name") {
         let connector = inbound_connector(&section);
         note_twin(&section, &connector.name, connectors.iter().map(|other| &other.name));
-        connectors.push(connector);
+        connectors.push(Arc::new(connector));
     }
     connectors
 }

@@ -4,16 +4,18 @@
 //! that is replaced whole; the calls wait, so that a service can answer them later.
 
 mod table;
+mod connectors;
 mod users;
 mod file;
 mod user_file;
 mod check;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::mail::{AcceptedDomain, Address, Domain, Lookup, Regions, User};
+use crate::mail::{AcceptedDomain, Address, Domain, DomainPattern, Lookup, OwnedConnector, Regions, User};
 
 pub use check::{Finding, Problem, Subject};
 pub use file::read;
@@ -47,6 +49,17 @@ impl Directory {
             Some(user) => Lookup::Found(user),
             None => Lookup::Absent,
         }
+    }
+
+    /// The inbound connectors that a name in a verified certificate matches, each with the name by which
+    /// it does, the most exact first. Held in memory whatever the source: every MAIL asks.
+    pub fn connectors_by_name(&self, name: &str) -> Vec<(DomainPattern, OwnedConnector)> {
+        self.table.load().connectors_by_name(name)
+    }
+
+    /// The inbound connectors whose source networks hold this address, the most exact network first.
+    pub fn connectors_by_ip(&self, ip: IpAddr) -> Vec<OwnedConnector> {
+        self.table.load().connectors_by_ip(ip)
     }
 
     /// All of it, as of now.

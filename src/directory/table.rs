@@ -3,17 +3,22 @@
 //! Owns the questions a directory answers, without waiting. `file` fills it, `check` judges it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::check::{self, Finding};
+use super::connectors::Connectors;
 use super::users::{Taken, Users};
-use crate::mail::{AcceptedDomain, Address, Domain, Regions, Tenant, User};
+use crate::mail::{AcceptedDomain, Address, Domain, DomainPattern, OwnedConnector, Regions, Tenant, User};
 
 /// Tenants, their domains and their users.
 #[derive(Debug, Default)]
 pub struct Table {
     tenants: Vec<Arc<Tenant>>,
+    /// Where each stands among the tenants.
+    ids: HashMap<Arc<str>, usize>,
     domains: HashMap<Box<str>, Arc<AcceptedDomain>>,
+    connectors: Connectors,
     users: Users,
     subaddress: Option<char>,
 }
@@ -25,6 +30,8 @@ impl Table {
     }
 
     pub fn add_tenant(&mut self, tenant: Arc<Tenant>) {
+        self.connectors.add(&tenant);
+        self.ids.entry(Arc::clone(&tenant.id)).or_insert(self.tenants.len());
         self.tenants.push(tenant);
     }
 
@@ -55,6 +62,17 @@ impl Table {
         })
     }
 
+    /// The inbound connectors that a name in a verified certificate matches, each with the name by which
+    /// it does, the most exact first.
+    pub fn connectors_by_name(&self, name: &str) -> Vec<(DomainPattern, OwnedConnector)> {
+        self.connectors.by_name(name)
+    }
+
+    /// The inbound connectors whose source networks hold this address, the most exact network first.
+    pub fn connectors_by_ip(&self, ip: IpAddr) -> Vec<OwnedConnector> {
+        self.connectors.by_ip(ip)
+    }
+
     /// By primary address or alias; at a matched subdomain only the address as given.
     pub fn user(&self, domain: &AcceptedDomain, address: &Address) -> Option<User> {
         let separator = if *address.domain() == domain.name { self.subaddress } else { None };
@@ -64,6 +82,10 @@ impl Table {
     /// Whether this is anybody's primary address or alias.
     pub fn has_address(&self, address: &Address) -> bool {
         self.users.contains(address)
+    }
+
+    pub fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
+        self.ids.get(id).map(|place| &self.tenants[*place])
     }
 
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {

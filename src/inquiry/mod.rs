@@ -11,12 +11,14 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::decision::{
-    self, Admitted, Attribution, Door, Entry, EntryFacts, Place, Reason, Rules, Trail, decide_entry,
-    decide_home, decide_place, is_own_postmaster, own_store,
+    self, Admitted, Attribution, Claim, ClientFacts, Door, Entry, EntryFacts, Place, Reason, Rules, Trail,
+    attribute, decide_entry, decide_home, decide_place, decide_sender, is_own_postmaster, own_store,
+    peer_edge, vouching_domains,
 };
 use crate::directory::Directory;
 use crate::mail::{
-    AcceptedDomain, Address, Domain, Envelope, Lookup, Region, Residency, Tenant, Transport, User,
+    AcceptedDomain, Address, ConnectorKind, Domain, DomainPattern, Envelope, Lookup, OwnedConnector, Peer,
+    Region, Residency, Tenant, Transport, User,
 };
 
 /// What RCPT TO asks for.
@@ -30,7 +32,11 @@ pub enum Asked {
 /// What is known of the client and the transaction when a recipient is asked for.
 #[derive(Debug, Clone)]
 pub struct Circumstances<'a> {
+    /// As `attribute` gave it for this transaction.
     pub attribution: &'a Attribution,
+    pub peer: &'a Peer,
+    /// The domain of MAIL FROM; `None` for the null sender.
+    pub sender: Option<&'a Domain>,
     pub door: Door,
     pub region_so_far: Option<Region>,
 }
@@ -79,6 +85,55 @@ impl Inquiry {
 
     pub fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Whose client is this, and may it use this sender? Asked once a transaction, at MAIL.
+    pub async fn attribute(
+        &self,
+        rules: &Rules,
+        peer: &Peer,
+        sender: Option<&Domain>,
+        door: Door,
+        trail: &mut Trail,
+    ) -> Result<Attribution, Reason> {
+        match door {
+            Door::Regular => {}
+            // Rule 11 refuses every recipient, whoever asks: nothing is looked up.
+            Door::Legacy => return Ok(Attribution::Incoming),
+        }
+        if let Some(edge) = peer_edge(rules, peer, trail) {
+            return Ok(edge);
+        }
+        let facts = self.client_facts(peer, sender).await;
+        let attribution = attribute(&facts, trail)?;
+        decide_sender(&facts, &attribution, trail)?;
+        Ok(attribution)
+    }
+
+    async fn client_facts<'a>(&self, peer: &'a Peer, sender: Option<&'a Domain>) -> ClientFacts<'a> {
+        let sender_domain = match sender {
+            Some(domain) => self.domain(domain).await,
+            None => Lookup::Absent,
+        };
+        let mut claims = Vec::new();
+        for name in peer.verified_names() {
+            for (pattern, owned) in self.directory.connectors_by_name(name) {
+                claims.push(self.claim(pattern, owned).await);
+            }
+        }
+        let by_network = self.directory.connectors_by_ip(peer.ip);
+        ClientFacts { peer, sender, sender_domain, claims, by_network }
+    }
+
+    async fn claim(&self, pattern: DomainPattern, owned: OwnedConnector) -> Claim {
+        let mut vouched = Vec::new();
+        // A partner's name need not be accepted anywhere.
+        if owned.connector.kind == ConnectorKind::OnPremises {
+            for domain in vouching_domains(&pattern) {
+                vouched.push(self.domain(&domain).await);
+            }
+        }
+        Claim { owned, pattern, vouched }
     }
 
     /// May this recipient be accepted here, and where does its mail go?
@@ -132,6 +187,8 @@ impl Inquiry {
             recipient_domain: address.domain(),
             domain,
             attribution: circumstances.attribution,
+            peer: circumstances.peer,
+            sender: circumstances.sender,
             door: circumstances.door,
             region_so_far: circumstances.region_so_far,
             now: self.now(),
@@ -193,7 +250,7 @@ impl Inquiry {
     }
 
     fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
-        self.directory.table().tenants().find(|tenant| *tenant.id == *id).cloned()
+        self.directory.table().tenant(id).cloned()
     }
 
     fn now(&self) -> Timestamp {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Timestamp;
-use crate::decision::{Attribution, Reason, Rules, Trail, attribute};
+use crate::decision::{Attribution, Reason, Rules, Trail};
 use crate::inquiry::{Asked, Circumstances, Names};
-use crate::mail::{Envelope, MessageId, Peer, SessionId, header};
+use crate::mail::{Address, Envelope, MessageId, Peer, Sender, SessionId, header};
 use crate::net::{Wire, within};
 use crate::report::Event;
 use crate::session::{
@@ -236,7 +236,7 @@ impl Connection {
 
     async fn judge(&mut self, question: Question) -> Ruling {
         match question {
-            Question::Sender { .. } => Ruling::Sender(self.judge_sender()),
+            Question::Sender { sender, .. } => Ruling::Sender(self.judge_sender(&sender).await),
             Question::Recipient { path, region_so_far } => {
                 let asked = match path {
                     RecipientPath::Address(address) => Asked::Mailbox(address),
@@ -248,15 +248,41 @@ impl Connection {
         }
     }
 
-    fn judge_sender(&mut self) -> Result<(), Reason> {
+    async fn judge_sender(&mut self, sender: &Sender) -> Result<(), Reason> {
         // A new transaction: the rules and words of now.
         self.rules = self.shared.inquiry.rules();
         self.texts = self.shared.texts.load_full();
-        self.attribution = attribute(&self.rules, self.session.peer());
-        match *self.shared.pressure.borrow() {
-            Pressure::Free => Ok(()),
+        let pressure = *self.shared.pressure.borrow();
+        let attributed = match pressure {
+            Pressure::Free => self.attribute(sender).await,
             Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
+        };
+        match attributed {
+            Ok(attribution) => {
+                self.attribution = attribution;
+                Ok(())
+            }
+            Err(reason) => {
+                self.note_sender_refused(sender, &reason);
+                Err(reason)
+            }
         }
+    }
+
+    async fn attribute(&self, sender: &Sender) -> Result<Attribution, Reason> {
+        let (peer, door) = (self.session.peer(), self.entrance.door);
+        let sender = sender.as_ref().map(Address::domain);
+        self.shared.inquiry.attribute(&self.rules, peer, sender, door, &mut Trail::off()).await
+    }
+
+    fn note_sender_refused(&self, sender: &Sender, reason: &Reason) {
+        self.shared.reporter.note(&Event::SenderRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            sender,
+            reason,
+            reply: crate::session::reply_for(reason).label(),
+        });
     }
 
     async fn judge_recipient(
@@ -269,7 +295,14 @@ impl Connection {
             Err(Reason::Overloaded.into())
         } else {
             let door = self.entrance.door;
-            let circumstances = Circumstances { attribution: &self.attribution, door, region_so_far };
+            let sender = self.session.envelope().and_then(|open| open.sender.as_ref());
+            let circumstances = Circumstances {
+                attribution: &self.attribution,
+                peer: self.session.peer(),
+                sender: sender.map(Address::domain),
+                door,
+                region_so_far,
+            };
             self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut Trail::off()).await
         };
         match admitted {

@@ -325,6 +325,15 @@ impl DomainPattern {
     pub fn matches(&self, domain: &Domain) -> bool {
         self.specificity(domain).is_some()
     }
+
+    /// Whether a name in a certificate is meant. A wildcard name counts for the same pattern only.
+    pub fn matches_certificate_name(&self, name: &str) -> bool {
+        match Self::parse(name) {
+            Ok(Self::Exact(name)) => self.matches(&name),
+            Ok(Self::Below(parent)) => *self == Self::Below(parent),
+            Ok(Self::All) | Err(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for DomainPattern {

@@ -23,6 +23,6 @@ pub use peer::{Peer, SessionId, TlsFacts};
 pub use region::{KNOWN_REGIONS, Region, Regions};
 pub use status::Status;
 pub use tenant::{
-    AcceptedDomain, ConnectorKind, DomainKind, InboundConnector, Licenses, OutboundConnector, Residency,
-    Tenant, User,
+    AcceptedDomain, ConnectorKind, DomainKind, InboundConnector, Licenses, OutboundConnector, OwnedConnector,
+    Residency, Tenant, User,
 };

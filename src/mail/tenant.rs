@@ -36,7 +36,7 @@ pub struct Tenant {
     pub accept_ipv6: bool,
     pub reject_direct_send: bool,
     pub route_all_via_on_premises: bool,
-    pub inbound_connectors: Vec<InboundConnector>,
+    pub inbound_connectors: Vec<Arc<InboundConnector>>,
     pub outbound_connectors: Vec<Arc<OutboundConnector>>,
 }
 
@@ -135,6 +135,32 @@ impl InboundConnector {
             IpAddr::V6(_) => false,
         }
     }
+
+    /// Whether one of these verified names is one of its certificate names.
+    pub fn covers_certificate(&self, verified_names: &[String]) -> bool {
+        let mut names = verified_names.iter();
+        names.any(|name| self.certificate_names.iter().any(|pattern| pattern.matches_certificate_name(name)))
+    }
+
+    /// How exactly its sender domains cover this one; the null sender, who has none, only by `*`.
+    pub fn sender_specificity(&self, sender: Option<&Domain>) -> Option<usize> {
+        let of_pattern = |pattern: &DomainPattern| match sender {
+            Some(domain) => pattern.specificity(domain),
+            None => (*pattern == DomainPattern::All).then_some(0),
+        };
+        self.sender_domains.iter().filter_map(of_pattern).max()
+    }
+
+    pub fn covers_sender(&self, sender: Option<&Domain>) -> bool {
+        self.sender_specificity(sender).is_some()
+    }
+}
+
+/// An inbound connector and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedConnector {
+    pub tenant: Arc<Tenant>,
+    pub connector: Arc<InboundConnector>,
 }
 
 /// Where a tenant's mail for some domains goes instead of a store.

@@ -500,7 +500,10 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         Reason::RelayDenied => (Status::new(5, 7, 64), "the recipient's domain is no longer hosted here"),
         Reason::UnknownRecipient => (Status::new(5, 1, 1), "the recipient no longer exists"),
         Reason::SendingDisabled => (Status::new(5, 4, 1), "the recipient's domain takes no mail"),
-        Reason::NoSubscription
+        Reason::PartnerRestricted
+        | Reason::DirectSendForbidden
+        | Reason::TlsNeeded
+        | Reason::NoSubscription
         | Reason::WrongRegion
         | Reason::MixedRegions
         | Reason::Overloaded

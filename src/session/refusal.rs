@@ -12,6 +12,9 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::UnknownRecipient | Reason::SendingDisabled => Reply::UnknownRecipient,
         Reason::WrongRegion => Reply::WrongRegion,
         Reason::MixedRegions => Reply::MixedRegions,
+        Reason::PartnerRestricted => Reply::PartnerRestricted,
+        Reason::DirectSendForbidden => Reply::DirectSendForbidden,
+        Reason::TlsNeeded => Reply::TlsNeeded,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,
@@ -46,6 +49,9 @@ mod tests {
             Reason::SendingDisabled,
             Reason::WrongRegion,
             Reason::MixedRegions,
+            Reason::PartnerRestricted,
+            Reason::DirectSendForbidden,
+            Reason::TlsNeeded,
             Reason::NoSubscription,
         ] {
             let reply = reply_for(&reason);
