@@ -286,6 +286,9 @@ pub(super) struct MessageMeta {
     /// Of a body in its own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) body_crc: Option<u32>,
+    /// Why it is not to be delivered, once a quarantined message was rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) quarantined: Option<String>,
     /// Of a notice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<Cause>,
