@@ -56,7 +56,8 @@ pub(super) struct Note {
 
 impl Note {
     pub(super) fn progress(id: MessageId, changes: &[(u32, RecipientProgress)]) -> Self {
-        let ended = changes.iter().filter(|(_, progress)| progress.end.is_some()).map(|(at, _)| *at).collect();
+        let ended =
+            changes.iter().filter(|(_, progress)| progress.end.is_some()).map(|(at, _)| *at).collect();
         Self::new(Kind::Progress, id, to_json(&changes), ended)
     }
 
@@ -282,7 +283,8 @@ impl Inner {
         if !flushes.is_empty() {
             unsynced = self.all_sync_points(&writer);
         }
-        let nearly_full = writer.hot.as_ref().is_none_or(|tail| self.wants_next(tail)) && writer.next_hot.is_none();
+        let nearly_full =
+            writer.hot.as_ref().is_none_or(|tail| self.wants_next(tail)) && writer.next_hot.is_none();
         let rolled = !writer.rolled.is_empty();
         drop(writer);
 
@@ -302,7 +304,11 @@ impl Inner {
     }
 
     /// Appends the batch's messages to the hot log; refuses those that do not fit.
-    fn write_stores(&self, writer: &mut Writer, stores: Vec<Store>) -> (Vec<(Store, Location)>, Vec<SyncPoint>) {
+    fn write_stores(
+        &self,
+        writer: &mut Writer,
+        stores: Vec<Store>,
+    ) -> (Vec<(Store, Location)>, Vec<SyncPoint>) {
         let (accepted, urgent): (Vec<_>, Vec<_>) =
             stores.into_iter().partition(|store| store.kind == Kind::Message);
         let mut placed = Vec::with_capacity(accepted.len() + urgent.len());
@@ -333,6 +339,7 @@ impl Inner {
             match tail.append(&self.disk, &records) {
                 Ok(()) => {
                     drop(records);
+                    self.index().measure(LogName::Hot, tail);
                     unsynced.push(sync_point(tail));
                     placed.extend(stores.into_iter().zip(locations));
                 }
@@ -432,6 +439,7 @@ impl Inner {
                 Ok(()) => {
                     drop(records);
                     let mut index = self.index();
+                    index.measure(log, tail);
                     for (note, at) in mine.iter().zip(places) {
                         match note.kind {
                             Kind::Progress => index.progress(note.id, Some(at), &note.ended),
@@ -480,8 +488,12 @@ impl Inner {
                     index.progress(note.id, None, &note.ended);
                     owed.push((log, note));
                 }
-                let stored =
-                    Stored { inner: self.clone(), id: store.id, recipients: store.recipients, claimed: false };
+                let stored = Stored {
+                    inner: self.clone(),
+                    id: store.id,
+                    recipients: store.recipients,
+                    claimed: false,
+                };
                 answers.push((store.done, stored));
             }
         }

@@ -88,7 +88,8 @@ impl BodyReader {
             Source::File { file, at } if *at >= file.len => Ok(None),
             Source::File { file, at } => {
                 let (open, offset) = (file.file.clone(), *at);
-                let want = usize::try_from(file.len - offset).map_or(CHUNK_BYTES, |rest| rest.min(CHUNK_BYTES));
+                let want =
+                    usize::try_from(file.len - offset).map_or(CHUNK_BYTES, |rest| rest.min(CHUNK_BYTES));
                 let read = tokio::task::spawn_blocking(move || {
                     let mut chunk = vec![0; want];
                     open.read_exact_at(&mut chunk, offset).map(|()| chunk)

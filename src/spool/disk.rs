@@ -37,15 +37,35 @@ struct Counts {
 /// What was done, in the order it took effect. Files are numbered as they were made or first opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    Create { name: String, file: u64 },
-    Write { file: u64, offset: u64, data: Vec<u8> },
+    Create {
+        name: String,
+        file: u64,
+    },
+    Write {
+        file: u64,
+        offset: u64,
+        data: Vec<u8>,
+    },
     /// Cuts the file, or lengthens it with zeros.
-    Resize { file: u64, len: u64 },
+    Resize {
+        file: u64,
+        len: u64,
+    },
     /// Lengthens the file with zeros if it is shorter.
-    Allocate { file: u64, len: u64 },
-    Sync { file: u64 },
-    Rename { from: String, to: String },
-    Remove { name: String },
+    Allocate {
+        file: u64,
+        len: u64,
+    },
+    Sync {
+        file: u64,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Remove {
+        name: String,
+    },
     SyncDirectory,
 }
 

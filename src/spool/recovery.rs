@@ -88,7 +88,7 @@ enum ItemContent {
     Message(Box<MessageMeta>),
     Progress(Vec<(u32, RecipientProgress)>),
     Moved,
-    Quarantined(String),
+    Quarantined,
 }
 
 /// A message while the records about it are put together.
@@ -153,7 +153,10 @@ fn read_segment(
     let header = match SegmentHeader::decode(&block) {
         HeaderRead::Whole(header) if header.log == log && header.number == number => header,
         HeaderRead::Damaged(header) if header.log == log && header.number == number => {
-            found.recovered.findings.push(Finding::Repaired { segment: segment_name(), part: "segment header" });
+            found
+                .recovered
+                .findings
+                .push(Finding::Repaired { segment: segment_name(), part: "segment header" });
             header
         }
         // A recycled file between its old and its new use, or one that was never used.
@@ -168,14 +171,20 @@ fn read_segment(
         }
     };
     found.highest_id = found.highest_id.max(header.highest_id);
-    let mut reader =
-        SegmentReader { file: &file, salt: header.salt, len, window: Vec::new(), window_at: 0 };
+    let mut reader = SegmentReader::new(&file, header.salt, len);
     let mut damaged = false;
     let (used, offsets) = match reader.sealed_index() {
         SealedIndex::Whole { entries, used } => {
             for (offset, header, meta) in entries {
                 let at = Location { segment: number, offset };
-                keep(found, items, name, Item { log, at, header, content: ItemContent::Moved }, &meta, &mut damaged);
+                keep(
+                    found,
+                    items,
+                    name,
+                    Item { log, at, header, content: ItemContent::Moved },
+                    &meta,
+                    &mut damaged,
+                );
             }
             (used, None)
         }
@@ -185,7 +194,8 @@ fn read_segment(
             }
             let scan = reader.scan()?;
             // An index that was sealed speaks for everything before it.
-            let boundary = if matches!(read, SealedIndex::Damaged) || scan.has_index { len } else { scan.synced_to };
+            let boundary =
+                if matches!(read, SealedIndex::Damaged) || scan.has_index { len } else { scan.synced_to };
             for spot in scan.bad {
                 if spot.offset < boundary {
                     damaged = true;
@@ -215,7 +225,14 @@ fn read_segment(
             let offsets: Vec<u32> = scan.whole.iter().map(|(offset, ..)| *offset).collect();
             for (offset, header, meta) in scan.whole {
                 let at = Location { segment: number, offset };
-                keep(found, items, name, Item { log, at, header, content: ItemContent::Moved }, &meta, &mut damaged);
+                keep(
+                    found,
+                    items,
+                    name,
+                    Item { log, at, header, content: ItemContent::Moved },
+                    &meta,
+                    &mut damaged,
+                );
             }
             if !damaged {
                 // What follows the last whole record is cut off, before an index takes its place.
@@ -259,9 +276,9 @@ fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: 
             serde_json::from_slice(meta).ok().map(|meta| ItemContent::Message(Box::new(meta)))
         }
         Kind::Progress => serde_json::from_slice(meta).ok().map(ItemContent::Progress),
-        Kind::Quarantined => serde_json::from_slice::<QuarantineMeta>(meta)
-            .ok()
-            .map(|quarantine| ItemContent::Quarantined(quarantine.why)),
+        Kind::Quarantined => {
+            serde_json::from_slice::<QuarantineMeta>(meta).ok().map(|_| ItemContent::Quarantined)
+        }
         Kind::Moved => Some(ItemContent::Moved),
         Kind::Index => return,
     };
@@ -294,8 +311,18 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                     message.chain_broken = true;
                 }
                 progress.resize(envelope.recipients.len(), RecipientProgress::default());
+                if let Some(earlier) = building.get(&header.id) {
+                    // An end stays an end, whatever a later copy says.
+                    for (slot, known) in progress.iter_mut().zip(&earlier.progress) {
+                        if slot.end.is_none() && known.end.is_some() {
+                            slot.clone_from(known);
+                        }
+                    }
+                }
                 let also_hot = log == LogName::Deferred
-                    && building.get(&header.id).is_some_and(|earlier| earlier.log == LogName::Hot || earlier.also_hot);
+                    && building
+                        .get(&header.id)
+                        .is_some_and(|earlier| earlier.log == LogName::Hot || earlier.also_hot);
                 let message = Building {
                     envelope,
                     progress,
@@ -315,7 +342,7 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                     message.merge(changes);
                 }
             }
-            ItemContent::Quarantined(_) => {
+            ItemContent::Quarantined => {
                 if let Some(message) = building.get_mut(&header.id) {
                     message.link(at, &header);
                     message.quarantined = true;
@@ -490,7 +517,11 @@ impl<'a> SegmentReader<'a> {
             let end = at + header.record_bytes();
             let meta_at = at + RECORD_HEADER_BYTES as u64;
             let meta_end = meta_at + u64::from(header.meta_bytes);
-            let meta = if end <= self.len { Some(self.bytes(meta_at, header.meta_bytes as usize)?.to_vec()) } else { None };
+            let meta = if end <= self.len {
+                Some(self.bytes(meta_at, header.meta_bytes as usize)?.to_vec())
+            } else {
+                None
+            };
             let meta = meta.filter(|meta| crc32fast::hash(meta) == header.meta_crc);
             let content_whole = end <= self.len && self.crc(meta_end, end)? == header.content_crc;
             match meta {

@@ -7,12 +7,12 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::commit::Note;
 use super::disk::{Disk, DiskFile};
 use super::format::{
     Location, LogName, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, spare_name,
 };
 use super::index::{Index, Segment, Stage};
-use super::commit::Note;
 use crate::chance::Chance;
 use crate::mail::MessageId;
 
@@ -274,7 +274,10 @@ pub(super) enum AppendError {
 }
 
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// Offsets are kept in 32 bits: `Settings` keeps segments well below 4 GiB.
