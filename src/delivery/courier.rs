@@ -63,20 +63,20 @@ impl Courier {
     }
 
     /// One attempt. Dropped half-way, it drops the connection too: nothing half-said is ever continued.
-    pub async fn deliver(&mut self, parcel: &Parcel<'_>) -> Delivery {
+    pub async fn deliver(&mut self, parcel: Parcel<'_>) -> Delivery {
         let patience = self.services.patience;
         if let Some(mut live) = self.live.take() {
             let fresh_enough = live.idle_since.elapsed() <= patience.idle;
             // One that turns out dead is replaced, and not held against the destination.
             if fresh_enough
                 && live.is_alive().await
-                && let Transferred::Finished(outcomes) = Box::pin(live.transfer(parcel, &patience)).await
+                && let Transferred::Finished(outcomes) = Box::pin(live.transfer(&parcel, &patience)).await
             {
                 self.keep(live);
                 return Delivery::Reached(outcomes);
             }
         }
-        Box::pin(self.deliver_afresh(parcel)).await
+        Box::pin(self.deliver_afresh(&parcel)).await
     }
 
     /// Waits until the connection has been idle for too long, then takes leave. For a worker without work:
