@@ -220,6 +220,10 @@ impl Dialogue {
                 self.state = State::Ready;
                 Action::Ready
             }
+            // Broken by the very attempt: without it, all may go well.
+            (State::StartTls, Input::Broken(cause)) if self.tls == TlsLevel::Opportunistic => {
+                Action::NoHandshake(verdict::breakage(&cause, Wait::StartTls, &self.host))
+            }
             (State::Handshake, Input::Secured(Ok(()))) => {
                 self.channel = Channel::Secured;
                 // What was learned in clear is forgotten. RFC 3207 §4.2

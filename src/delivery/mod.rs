@@ -14,6 +14,9 @@ mod maildir;
 mod transfer;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use content::{Body, BodyReader, Content};
 pub use courier::Courier;
 
