@@ -696,9 +696,9 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::delivery::{Body, Content};
     use crate::mail::{Envelope, MessageId, Notify, Recipient, Transport};
     use crate::smtp::response::ResponseReader;
+    use crate::spool::{Body, Content};
 
     fn envelope(recipients: &[&str]) -> Envelope {
         let address = |text: &str| Address::parse(text).expect("an address");

@@ -7,7 +7,6 @@
 //! `courier` finds a connection, `transfer` drives it, `dialogue` knows what to say, `verdict` what the
 //! answers mean; `maildir` delivers without a server.
 
-mod content;
 mod courier;
 mod dialogue;
 mod maildir;
@@ -17,7 +16,6 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
-pub use content::{Body, BodyReader, Content};
 pub use courier::Courier;
 
 use std::sync::Arc;
@@ -27,6 +25,7 @@ use crate::clock::Clock;
 use crate::dns::Resolver;
 use crate::mail::{Envelope, Outcome, RemoteReply};
 use crate::net::{ClientTls, Dial};
+use crate::spool::Content;
 
 /// What every courier uses.
 pub struct Services {

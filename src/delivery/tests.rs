@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::duplex;
 use tokio::time::Instant;
 
-use super::{Body, Content, Courier, Delivery, Parcel, Patience, Services};
+use super::{Courier, Delivery, Parcel, Patience, Services};
 use crate::clock::{Clock, Timestamp};
 use crate::dns::Resolver;
 use crate::mail::{
@@ -18,6 +18,7 @@ use crate::mail::{
     Region, TlsLevel, Transport,
 };
 use crate::net::{ClientTls, Identity, Roots, ServerTls, Stream, Target, Wire, self_signed};
+use crate::spool::{Body, Content};
 
 const BODY: &[u8] = b"Subject: hello\r\n\r\n.dots and\r\n..more\r\nend\r\n";
 
