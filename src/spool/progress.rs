@@ -29,6 +29,9 @@ pub struct RecipientProgress {
     pub attempts: u32,
     #[serde(default = "long_ago", skip_serializing_if = "is_long_ago")]
     pub next_attempt: Timestamp,
+    /// Seconds waited before that attempt: the next wait is not shorter (rule 82).
+    #[serde(default, skip_serializing_if = "is_no_wait")]
+    pub interval_s: u64,
     /// Held by the operator: kept, not attempted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub held: bool,
@@ -46,6 +49,7 @@ impl Default for RecipientProgress {
             end: None,
             attempts: 0,
             next_attempt: long_ago(),
+            interval_s: 0,
             held: false,
             delay_notified: false,
             last: None,
@@ -65,6 +69,10 @@ fn long_ago() -> Timestamp {
 
 fn is_long_ago(moment: &Timestamp) -> bool {
     *moment == long_ago()
+}
+
+fn is_no_wait(seconds: &u64) -> bool {
+    *seconds == 0
 }
 
 fn is_zero(count: &u32) -> bool {

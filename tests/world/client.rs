@@ -1,0 +1,153 @@
+//! Client: says exactly these bytes and reads exactly one reply; and `swaks`, the client of the README.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+
+use super::wait::PATIENCE;
+
+pub struct Client {
+    stream: TcpStream,
+    /// Read and not yet part of a reply.
+    unread: Vec<u8>,
+}
+
+impl Client {
+    /// Connects, and says and reads nothing.
+    pub fn silent(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the edge accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a deadline above zero");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a deadline above zero");
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Connects, reads the banner and greets.
+    pub fn greeted(address: SocketAddr) -> Self {
+        let mut client = Self::silent(address);
+        let banner = client.reply();
+        assert!(banner.starts_with("220 "), "{banner}");
+        let hello = client.say("EHLO client.example.org");
+        assert!(hello.starts_with("250-"), "{hello}");
+        client
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the edge takes our bytes");
+    }
+
+    /// Sends although the other side may already have gone.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// One reply, its lines joined by `\n`; empty when the connection is at its end.
+    pub fn reply(&mut self) -> String {
+        let mut lines = Vec::new();
+        while let Some(line) = self.line() {
+            let last = line.as_bytes().get(3) != Some(&b'-');
+            lines.push(line);
+            if last {
+                break;
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// One line of a reply; `None` when the connection is at its end.
+    pub fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.unread.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.unread.drain(..at + 2).collect::<Vec<_>>();
+                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+            }
+            let mut block = [0; 4096];
+            match self.stream.read(&mut block) {
+                Ok(0) => {
+                    assert!(self.unread.is_empty(), "a reply broke off: {:?}", self.unread);
+                    return None;
+                }
+                Ok(count) => self.unread.extend_from_slice(&block[..count]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("no reply within {PATIENCE:?}: {error}"),
+            }
+        }
+    }
+
+    /// One command line and its reply.
+    pub fn say(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n"));
+        self.reply()
+    }
+
+    pub fn expect(&mut self, line: &str, reply: &str) {
+        assert_eq!(self.say(line), reply, "to {line}");
+    }
+
+    /// MAIL and RCPT, all of which must be taken.
+    pub fn envelope(&mut self, from: &str, to: &[&str]) {
+        self.expect(&format!("MAIL FROM:<{from}>"), "250 2.1.0 Sender OK");
+        for recipient in to {
+            self.expect(&format!("RCPT TO:<{recipient}>"), "250 2.1.5 Recipient OK");
+        }
+    }
+
+    /// DATA, dot-stuffed, and the reply to its end.
+    pub fn data(&mut self, message: impl AsRef<[u8]>) -> String {
+        let go_ahead = self.say("DATA");
+        assert!(go_ahead.starts_with("354 "), "{go_ahead}");
+        self.send(stuffed(message.as_ref()));
+        self.send(".\r\n");
+        self.reply()
+    }
+
+    /// A whole transaction; the reply to its end must be 250.
+    pub fn deliver(&mut self, from: &str, to: &[&str], message: impl AsRef<[u8]>) {
+        self.envelope(from, to);
+        let taken = self.data(message);
+        assert!(taken.starts_with("250 2.6.0 "), "{taken}");
+    }
+
+    /// Whatever is said until the other side closes, which must happen within patience.
+    pub fn rest(&mut self) -> Vec<String> {
+        let mut replies = Vec::new();
+        loop {
+            let reply = self.reply();
+            if reply.is_empty() {
+                return replies;
+            }
+            replies.push(reply);
+        }
+    }
+
+    /// Ends our direction only.
+    pub fn finish(&mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("an open connection");
+    }
+}
+
+/// RFC 5321 §4.5.2.
+fn stuffed(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() + 16);
+    let mut at_line_start = true;
+    for byte in message {
+        if at_line_start && *byte == b'.' {
+            out.push(b'.');
+        }
+        out.push(*byte);
+        at_line_start = *byte == b'\n';
+    }
+    out
+}
+
+/// Runs swaks against `server`; its exit code and the whole transcript.
+pub fn swaks(server: SocketAddr, arguments: &[&str]) -> (i32, String) {
+    let output = Command::new("swaks")
+        .args(["--server", &server.to_string(), "--helo", "client.example.org", "--timeout", "30s"])
+        .args(arguments)
+        .output()
+        .expect("tests/run installs swaks");
+    let mut transcript = String::from_utf8_lossy(&output.stdout).into_owned();
+    transcript.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.code().expect("swaks ends by itself"), transcript)
+}

@@ -1,0 +1,26 @@
+//! World: real processes on loopback, one small world a test.
+//!
+//! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink,
+//! `Dovecot` an LMTP store, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
+//! has its own folder and its own loopback address, and is killed when dropped.
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
+
+mod authority;
+mod client;
+mod dovecot;
+mod edge;
+mod letter;
+mod place;
+mod process;
+mod sink;
+mod wait;
+
+pub use authority::{Authority, Pair};
+pub use client::{Client, swaks};
+pub use dovecot::Dovecot;
+pub use edge::{Builder, Command, Edge};
+pub use letter::{Letter, letter, subject_of};
+pub use place::{Folder, free_address};
+pub use process::Process;
+pub use sink::{Sink, Taken};
+pub use wait::{Stopwatch, holds_for, until};
