@@ -13,6 +13,9 @@ mod maildir;
 mod transfer;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use courier::Courier;
 
 use std::sync::Arc;
