@@ -102,10 +102,12 @@ impl Courier {
         self.live = connection.is_ready().then_some(connection);
     }
 
-    /// Every endpoint in turn, every address of its host in turn, until one takes part.
+    /// Every endpoint in turn, those that lately failed after the others, and every address of its host in
+    /// turn, until one takes part.
     async fn deliver_afresh(&mut self, parcel: &Parcel<'_>) -> Delivery {
         let mut last = verdict::obstacle(&Obstacle::NoEndpoint, "");
-        for endpoint in self.hop.endpoints.clone().iter() {
+        let endpoints = self.hop.endpoints.clone();
+        for endpoint in self.services.troubled.last(&endpoints) {
             let reached = match endpoint {
                 Endpoint::Maildir(root) => maildir::deliver(root, parcel, &self.services).await,
                 Endpoint::LmtpUnix(path) => {
@@ -131,8 +133,14 @@ impl Courier {
                 }
             };
             match reached {
-                Delivery::Reached(outcomes) => return Delivery::Reached(outcomes),
-                Delivery::Unreached(reply) => last = reply,
+                Delivery::Reached(outcomes) => {
+                    self.services.troubled.forget(endpoint);
+                    return Delivery::Reached(outcomes);
+                }
+                Delivery::Unreached(reply) => {
+                    self.services.troubled.remember(endpoint);
+                    last = reply;
+                }
             }
         }
         Delivery::Unreached(last)
