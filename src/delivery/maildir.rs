@@ -278,7 +278,7 @@ mod tests {
             resolver: Arc::new(Resolver::table([])),
             tls: Arc::new(ClientTls::new(Roots::none(), None).expect("settings")),
             patience: Patience::default(),
-            troubled: super::Troubled::default(),
+            troubled: crate::delivery::Troubled::default(),
             clock: Clock::System,
         }
     }

@@ -244,7 +244,7 @@ impl Stage {
             resolver: Arc::new(Resolver::table(hosts.map(|(name, answer)| (name.to_owned(), answer)))),
             tls: Arc::new(ClientTls::new(Roots::none(), None).expect("settings")),
             patience: Patience::default(),
-            troubled: super::Troubled::default(),
+            troubled: crate::delivery::Troubled::default(),
             clock: Clock::starting_at(Timestamp::from_millis(1_800_000_000_000)),
         };
         Self { heard, services }
