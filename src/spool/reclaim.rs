@@ -122,7 +122,7 @@ impl Inner {
             sequence = sequence.max(header.sequence);
             // A message that is finished needs no finding again. Everything about others stays.
             if header.kind != Kind::Message || self.index().contains(header.id) {
-                push_index_entry(&mut entries, *offset, &bytes);
+                push_index_entry(&mut entries, salt, *offset, &header, &bytes[RECORD_HEADER_BYTES..]);
             }
         }
         let meta_bytes = u32::try_from(entries.len()).expect("an index is shorter than its segment");
