@@ -14,8 +14,8 @@ use landfall::chance::Chance;
 use landfall::clock::{Clock, Timestamp};
 use landfall::mail::{Address, BodyType, Envelope, MessageId, Recipient, RemoteReply, Status, Transport};
 use landfall::spool::{
-    Accepted, Content, Disk, End, Error, Finding, NotStored, Notice, Operation,
-    RecipientProgress, Recorder, Recovered, Settings, Spool,
+    Accepted, Content, Disk, End, Error, Finding, NotStored, Notice, Operation, RecipientProgress, Recorder,
+    Recovered, Settings, Spool,
 };
 use tempfile::TempDir;
 
@@ -146,7 +146,9 @@ impl Platter {
                     rename(&mut self.names, &change);
                 }
             }
-            Operation::Write { file, .. } | Operation::Resize { file, .. } | Operation::Allocate { file, .. } => {
+            Operation::Write { file, .. }
+            | Operation::Resize { file, .. }
+            | Operation::Allocate { file, .. } => {
                 self.files.entry(*file).or_default().unsynced.push(operation.clone());
             }
             Operation::Sync { file } => {
@@ -227,7 +229,9 @@ fn change_bytes(bytes: &mut Vec<u8>, change: &Operation, keep: &mut dyn FnMut() 
             }
         }
         Operation::Resize { len, .. } if keep() => bytes.resize(small(*len), 0),
-        Operation::Allocate { len, .. } if keep() && bytes.len() < small(*len) => bytes.resize(small(*len), 0),
+        Operation::Allocate { len, .. } if keep() && bytes.len() < small(*len) => {
+            bytes.resize(small(*len), 0)
+        }
         Operation::Resize { .. } | Operation::Allocate { .. } => {}
         Operation::Create { .. }
         | Operation::Rename { .. }
@@ -265,13 +269,15 @@ impl History {
         let live: BTreeMap<MessageId, _> =
             recovered.messages.iter().map(|message| (message.envelope.id, message)).collect();
         for finding in &recovered.findings {
-            let harmless = matches!(finding, Finding::TornTail { .. } | Finding::Repaired { part: "index", .. });
+            let harmless =
+                matches!(finding, Finding::TornTail { .. } | Finding::Repaired { part: "index", .. });
             assert!(harmless, "{told}: {finding}");
         }
         let order: Vec<_> = recovered.messages.iter().map(|message| message.envelope.id).collect();
         assert!(order.is_sorted(), "{told}: in the order received");
         for (id, message) in &self.messages {
-            let must_be_there = message.acknowledged.is_some_and(|from| from <= at) && !message.may_be_over(at);
+            let must_be_there =
+                message.acknowledged.is_some_and(|from| from <= at) && !message.may_be_over(at);
             assert!(!must_be_there || live.contains_key(id), "{told}: {id} was acknowledged and is lost");
         }
         for (id, found) in &live {
@@ -350,7 +356,8 @@ async fn live(seed: u64, steps: usize) -> (Vec<Operation>, History) {
                     let at = usize::try_from(chance.below(open_ones.len() as u64)).expect("small");
                     let (id, open) = &mut open_ones[at];
                     let recipient = open.pop().expect("open ones have recipients");
-                    history.messages.get_mut(id).expect("told").ends[recipient as usize] = Some(recorder.len());
+                    history.messages.get_mut(id).expect("told").ends[recipient as usize] =
+                        Some(recorder.len());
                     spool.record(*id, &[ended(recipient)]);
                     if open.is_empty() {
                         open_ones.swap_remove(at);
@@ -372,7 +379,8 @@ async fn live(seed: u64, steps: usize) -> (Vec<Operation>, History) {
                 let changes = open.iter().map(|recipient| {
                     (*recipient, RecipientProgress { end: Some(End::Failed), ..Default::default() })
                 });
-                let accepted = spool.record_with_notice(cause, changes.collect(), notice).await.expect("noted");
+                let accepted =
+                    spool.record_with_notice(cause, changes.collect(), notice).await.expect("noted");
                 assert_eq!(accepted.envelope.id, id);
                 let told = Told { bytes, acknowledged: Some(recorder.len()), ends: vec![None] };
                 history.messages.insert(id, told);
@@ -400,6 +408,7 @@ async fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
     let dir = room();
     while points < wanted {
         seed += 1;
+        eprintln!("seed {seed}");
         let (operations, history) = live(seed, 60).await;
         let mut platter = Platter::default();
         let mut chance = Chance::from_seed(seed);

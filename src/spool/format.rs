@@ -308,7 +308,13 @@ pub(super) struct QuarantineMeta {
 
 /// Appends the entry of one record to a sealed segment's index: its offset, header and JSON. Under another
 /// salt, so that the search for records in a torn index does not take entries for records.
-pub(super) fn push_index_entry(index: &mut Vec<u8>, salt: u64, offset: u32, header: &RecordHeader, meta: &[u8]) {
+pub(super) fn push_index_entry(
+    index: &mut Vec<u8>,
+    salt: u64,
+    offset: u32,
+    header: &RecordHeader,
+    meta: &[u8],
+) {
     index.extend(offset.to_le_bytes());
     index.extend(header.encode(!salt));
     index.extend_from_slice(meta);

@@ -440,9 +440,14 @@ pub(super) struct SegmentReader<'a> {
 }
 
 enum SealedIndex {
-    Whole { entries: Vec<(u32, RecordHeader, Vec<u8>)>, used: u64 },
+    Whole {
+        entries: Vec<(u32, RecordHeader, Vec<u8>)>,
+        used: u64,
+    },
     /// The records end where the trailer says, if it is whole.
-    Damaged { used: Option<u64> },
+    Damaged {
+        used: Option<u64>,
+    },
     None,
 }
 
