@@ -114,7 +114,8 @@ fn imports_point_up() {
         };
         for used in rooms_used(&shipped(&fs::read_to_string(&file).expect("a readable file"))) {
             if used != room && place.get(&used).is_some_and(|there| there > own) {
-                wrong.push(format!("{} may not use {used}: src/lib.rs lists it below {room}", file.display()));
+                wrong
+                    .push(format!("{} may not use {used}: src/lib.rs lists it below {room}", file.display()));
             }
         }
     }

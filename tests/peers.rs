@@ -7,8 +7,10 @@ use world::{Client, Dovecot, Sink, letter, swaks};
 #[test]
 fn swaks_reaches_the_sink_and_the_sink_tells() {
     let sink = Sink::start(&[]);
-    let (code, transcript) =
-        swaks(sink.address, &["--from", "a@example.org", "--to", "b@example.net,c@example.net", "--body", ".dot"]);
+    let (code, transcript) = swaks(
+        sink.address,
+        &["--from", "a@example.org", "--to", "b@example.net,c@example.net", "--body", ".dot"],
+    );
     assert_eq!(code, 0, "{transcript}");
     let taken = sink.wait_for(1).remove(0);
     assert_eq!(taken.sender, "<a@example.org>");

@@ -143,14 +143,22 @@ const TABLE: &[Row] = &[
     row("5 internal relay takes unknown users", "EUR", &[("any@relay.contoso.com", OK)]),
     row("5 and known ones", "EUR", &[("iris@relay.contoso.com", OK)]),
     row("6 ingress, node and home are one", "EUR", &[("anna@contoso.com", OK), ("ANNA@Contoso.Com", OK)]),
-    row("7 not the ingress region, not allowed", "JPN", &[("anna@contoso.com", ATTR35), ("ben@contoso.com", ATTR35)]),
+    row(
+        "7 not the ingress region, not allowed",
+        "JPN",
+        &[("anna@contoso.com", ATTR35), ("ben@contoso.com", ATTR35)],
+    ),
     row("8 not the ingress region, but allowed", "NAM", &[("anna@contoso.com", OK)]),
     row("8 relayed to the user's home", "GBR", &[("ben@contoso.com", OK)]),
     row("8 central location without mail_flow_region", "EUR", &[("zoe@central.contoso.com", OK)]),
     row("9 no mail_flow_region, default region", "NAM", &[("zoe@central.contoso.com", OK)]),
     row("9 single-geo, default region", "NAM", &[("carol@fabrikam.com", OK), ("dave@fabrikam.com", OK)]),
     row("9 routing off, default region", "EUR", &[("eve@northwind.example", OK)]),
-    row("10 single-geo, whatever is allowed", "EUR", &[("carol@fabrikam.com", ATTR35), ("dave@fabrikam.com", ATTR35)]),
+    row(
+        "10 single-geo, whatever is allowed",
+        "EUR",
+        &[("carol@fabrikam.com", ATTR35), ("dave@fabrikam.com", ATTR35)],
+    ),
     row("10 routing off, whatever is allowed", "GBR", &[("eve@northwind.example", ATTR35)]),
     row("10 and wherever the user lives", "JPN", &[("eve@northwind.example", ATTR35)]),
     row("11 legacy listener", "legacy", &[("anna@contoso.com", ATTR35), ("nobody@contoso.com", ATTR35)]),
@@ -177,7 +185,11 @@ const TABLE: &[Row] = &[
     row("21 the window is over", "JPN", &[("max@moved.example", ATTR35)]),
     row("22 strict, at home", "EUR", &[("home@strict.example", OK)]),
     row("22 strict, home elsewhere", "EUR", &[("away@strict.example", ATTR35)]),
-    row("22 strict, from the domain alone", "NAM", &[("home@strict.example", ATTR35), ("nobody@strict.example", ATTR35)]),
+    row(
+        "22 strict, from the domain alone",
+        "NAM",
+        &[("home@strict.example", ATTR35), ("nobody@strict.example", ATTR35)],
+    ),
     row("23 sending disabled", "EUR", &[("paul@closed.contoso.com", UNKNOWN)]),
     row("6 a tag is part of nobody's name", "EUR", &[("anna+news@contoso.com", OK)]),
 ];
@@ -218,7 +230,10 @@ fn every_rule_of_the_recipient_is_answered_as_written() {
         for (recipient, expected) in row.recipients {
             let reply = client.say(&format!("RCPT TO:<{recipient}>"));
             if reply != *expected {
-                wrong.push(format!("rule {} at {}: {recipient}\n  {reply}\n  not {expected}", row.rule, row.node));
+                wrong.push(format!(
+                    "rule {} at {}: {recipient}\n  {reply}\n  not {expected}",
+                    row.rule, row.node
+                ));
             }
         }
     }
@@ -233,7 +248,8 @@ fn explain_gives_the_reply_that_the_server_gives() {
     let mut wrong = Vec::new();
     for row in single {
         let (recipient, expected) = row.recipients[0];
-        let mut arguments = vec!["explain", recipient, "--from", "ann@sender.example", "--client-ip", "192.0.2.1"];
+        let mut arguments =
+            vec!["explain", recipient, "--from", "ann@sender.example", "--client-ip", "192.0.2.1"];
         match row.node {
             "legacy" => arguments.push("--legacy"),
             region => arguments.extend(["--region", region]),
@@ -242,7 +258,11 @@ fn explain_gives_the_reply_that_the_server_gives() {
         let told = edge.command(&arguments);
         // 1 is "the answer is no".
         let code = i32::from(expected != OK);
-        let said = if told.code < 2 { told.json()["reply"].as_str().unwrap_or_default().to_owned() } else { String::new() };
+        let said = if told.code < 2 {
+            told.json()["reply"].as_str().unwrap_or_default().to_owned()
+        } else {
+            String::new()
+        };
         if told.code != code || said != expected {
             wrong.push(format!("rule {}: {recipient}\n  {told:?}\n  not {code}, {expected}", row.rule));
         }
@@ -253,9 +273,11 @@ fn explain_gives_the_reply_that_the_server_gives() {
 #[test]
 fn explain_names_the_rule_and_the_next_hop() {
     let edge = edge("EUR").offline();
-    for (recipient, rule, next_hop) in
-        [("anna@contoso.com", "6", "EUR"), ("ben@contoso.com", "12", "NAM"), ("any@relay.contoso.com", "5", "to-hq")]
-    {
+    for (recipient, rule, next_hop) in [
+        ("anna@contoso.com", "6", "EUR"),
+        ("ben@contoso.com", "12", "NAM"),
+        ("any@relay.contoso.com", "5", "to-hq"),
+    ] {
         let told = edge.command(&["explain", recipient, "--json"]).json();
         let steps = told["steps"].as_array().expect("a list of steps");
         assert!(steps.iter().any(|step| step["rule"] == rule), "{recipient} by rule {rule}: {told:#}");

@@ -55,7 +55,10 @@ fn the_readme_does_what_it_says() {
     let (code, transcript) =
         swaks(quickstart.mx, &["--from", "you@example.org", "--to", "anna@contoso.com", "--tls"]);
     assert_eq!(code, 0, "{transcript}");
-    assert!(transcript.contains("250 2.6.0 ") && transcript.contains("Queued mail for delivery"), "{transcript}");
+    assert!(
+        transcript.contains("250 2.6.0 ") && transcript.contains("Queued mail for delivery"),
+        "{transcript}"
+    );
     let new = quickstart.folder.join("landfall-data/mail/EUR/contoso.com/anna/new");
     let message = until("the message to lie in the Maildir", || {
         let file = fs::read_dir(&new).ok()?.next()?.ok()?.path();
@@ -65,11 +68,16 @@ fn the_readme_does_what_it_says() {
     assert!(message.contains("This is a test mailing"), "{message}");
 
     // 24: swaks had no recipient left.
-    let (code, transcript) = swaks(quickstart.mx, &["--from", "you@example.org", "--to", "carol@fabrikam.com"]);
+    let (code, transcript) =
+        swaks(quickstart.mx, &["--from", "you@example.org", "--to", "carol@fabrikam.com"]);
     assert_eq!(code, 24, "{transcript}");
-    assert!(transcript.contains("451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35."), "{transcript}");
+    assert!(
+        transcript.contains("451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35."),
+        "{transcript}"
+    );
 
-    let (code, transcript) = swaks(quickstart.mx, &["--from", "you@example.org", "--to", "nobody@contoso.com"]);
+    let (code, transcript) =
+        swaks(quickstart.mx, &["--from", "you@example.org", "--to", "nobody@contoso.com"]);
     assert_eq!(code, 24, "{transcript}");
     assert!(transcript.contains("550 5.4.1 Recipient address rejected: Access denied"), "{transcript}");
 }

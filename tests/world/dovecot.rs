@@ -29,7 +29,8 @@ impl Dovecot {
         fs::create_dir(folder.join("mail")).expect("our own folder");
         let passwd: String = users.iter().map(|user| format!("{user}:::::::\n")).collect();
         fs::write(folder.join("users"), passwd).expect("our own folder");
-        fs::write(folder.join("dovecot.conf"), configuration(&folder, address, extra)).expect("our own folder");
+        fs::write(folder.join("dovecot.conf"), configuration(&folder, address, extra))
+            .expect("our own folder");
         let mut command = Command::new("dovecot");
         command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
         let process = Process::start(&mut command, &folder.join("output"));

@@ -21,7 +21,9 @@ impl Process {
             .stdout(file.try_clone().expect("a second handle on the log"))
             .stderr(file)
             .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}; tests/run installs what is missing"));
+            .unwrap_or_else(|error| {
+                panic!("{name} does not start: {error}; tests/run installs what is missing")
+            });
         Self { child, name }
     }
 
