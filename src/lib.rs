@@ -19,6 +19,7 @@ pub mod spool;
 pub mod report;
 
 // FLOOR 3 · CONVERSATIONS
+pub mod inquiry;
 pub mod session;
 pub mod delivery;
 

@@ -1,1 +1,8 @@
-//! admin
+//! Admin: the operator's door: HTTP on a socket below the state directory, and for reading on an address.
+//!
+//! The command line speaks through `client`; what changes something is taken on the socket only.
+
+mod api;
+pub mod client;
+
+pub use api::{Command, Door, Status, serve};

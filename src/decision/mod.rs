@@ -1,7 +1,23 @@
 //! Decision: what to accept, and for which region. Pure.
 //!
-//! Facts in, a home or a `Reason` out, and on request the trail of steps that led there.
+//! Facts in, a `Place` or a `Reason` out, and on request the trail of steps that led there.
 //! It knows no reply codes: `session::refusal` is the one table from `Reason` to `Reply`.
+//! `inquiry` looks the facts up and asks here.
+
+mod attribution;
+mod entry;
+mod home;
+mod rules;
+mod trail;
+
+pub use attribution::{Attribution, PeerPattern, attribute};
+pub use entry::{Door, Entry, EntryFacts, decide_entry};
+pub use home::{
+    Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
+    own_store,
+};
+pub use rules::{MixedRegions, Rules};
+pub use trail::{Step, Trail};
 
 use crate::mail::{Address, Domain, Region};
 
@@ -32,6 +48,41 @@ pub enum Reason {
     InsufficientResources,
 }
 
+impl Reason {
+    /// The word that logs, metrics and traces use.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::RelayDenied => "relay-denied",
+            Self::UnknownRecipient => "unknown-recipient",
+            Self::SendingDisabled => "sending-disabled",
+            Self::WrongRegion => "wrong-region",
+            Self::MixedRegions => "mixed-regions",
+            Self::NoSubscription => "no-subscription",
+            Self::DomainLookupFailed => "domain-lookup-failed",
+            Self::RecipientLookupFailed => "recipient-lookup-failed",
+            Self::Overloaded => "overloaded",
+            Self::NoRoute => "no-route",
+            Self::InsufficientResources => "insufficient-resources",
+        }
+    }
+
+    /// Whether what was asked failed to answer, rather than answered no (rule 20).
+    pub fn is_lookup_failure(&self) -> bool {
+        match self {
+            Self::DomainLookupFailed | Self::RecipientLookupFailed => true,
+            Self::RelayDenied
+            | Self::UnknownRecipient
+            | Self::SendingDisabled
+            | Self::WrongRegion
+            | Self::MixedRegions
+            | Self::NoSubscription
+            | Self::Overloaded
+            | Self::NoRoute
+            | Self::InsufficientResources => false,
+        }
+    }
+}
+
 /// A recipient that may be accepted, as the session keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
@@ -42,3 +93,6 @@ pub struct Admitted {
     /// The ingress region of its domain; `None` for a domain that nobody here hosts (originating mail).
     pub ingress: Option<Region>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,208 @@
-//! listener
+//! Listener: mail comes in. Bind, accept, serve, drain; accepting never waits for a peer.
+//!
+//! Owns the listening sockets and one task per connection. It does not know `queue`: what it has accepted
+//! goes down a channel that `daemon` made.
+
+mod admission;
+mod connection;
+mod proxy;
+
+pub use admission::Admission;
+
+use connection::Connection;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::decision::Door;
+use crate::inquiry::Inquiry;
+use crate::mail::{Peer, SessionId};
+use crate::net::{ServerTls, Wire, within};
+use crate::report::{Event, Reporter};
+use crate::session::Terms;
+use crate::smtp::body::LineEndings;
+use crate::smtp::reply::{Answer, Context, Detail, Reply, Texts};
+use crate::spool::{Accepted, Pressure, Spool};
+
+/// How long a client that is turned away may take to read why.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
+/// The pause after `accept` fails for want of descriptors, so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+pub struct Shared {
+    pub inquiry: Arc<Inquiry>,
+    pub spool: Spool,
+    pub tls: Arc<ServerTls>,
+    pub texts: ArcSwap<Texts>,
+    pub arrivals: mpsc::Sender<Accepted>,
+    pub pressure: watch::Receiver<Pressure>,
+    pub draining: watch::Receiver<bool>,
+    pub admission: Admission,
+    pub reporter: Reporter,
+    pub clock: Clock,
+}
+
+/// One `[[listener]]` as its connections see it.
+#[derive(Clone)]
+pub struct Entrance {
+    pub name: Arc<str>,
+    pub door: Door,
+    /// Replaced on reload; a session keeps those it began with.
+    pub conditions: Arc<ArcSwap<Conditions>>,
+}
+
+/// On what terms a listener deals with its callers.
+pub struct Conditions {
+    terms: Arc<Terms>,
+    /// The same, for clients whose bare line endings are put right instead of refused (rule 62).
+    normalizing: Arc<Terms>,
+    normalize_from: Vec<IpNet>,
+    /// Load balancers, whose connections must begin with a PROXY header.
+    proxies: Vec<IpNet>,
+    patience: Patience,
+}
+
+/// How long a caller may take, beyond what the session counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub proxy_header: Duration,
+    pub handshake: Duration,
+    /// For reading our replies.
+    pub reply: Duration,
+}
+
+impl Conditions {
+    pub fn new(terms: Terms, normalize_from: Vec<IpNet>, proxies: Vec<IpNet>, patience: Patience) -> Self {
+        let normalizing = Arc::new(Terms { line_endings: LineEndings::Normalize, ..terms.clone() });
+        Self { terms: Arc::new(terms), normalizing, normalize_from, proxies, patience }
+    }
+
+    fn terms_for(&self, ip: IpAddr) -> Arc<Terms> {
+        if contains(&self.normalize_from, ip) { self.normalizing.clone() } else { self.terms.clone() }
+    }
+}
+
+fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
+}
+
+pub struct Listener {
+    socket: TcpListener,
+    entrance: Entrance,
+    shared: Arc<Shared>,
+}
+
+impl Listener {
+    pub fn new(socket: TcpListener, entrance: Entrance, shared: Arc<Shared>) -> Self {
+        Self { socket, entrance, shared }
+    }
+
+    /// Accepts until the daemon drains, then waits for its sessions; returns how many were cut off when
+    /// `drain_patience` was over.
+    pub async fn run(self, drain_patience: Duration) -> usize {
+        let mut sessions = JoinSet::new();
+        let mut draining = self.shared.draining.clone();
+        let mut chance = Chance::from_os();
+        loop {
+            tokio::select! {
+                accepted = self.accept() => {
+                    if let Some((stream, address, room)) = accepted {
+                        let id = SessionId(chance.next_u64());
+                        let caller = Caller { id, address, entrance: self.entrance.clone(), shared: self.shared.clone() };
+                        sessions.spawn(caller.meet(Wire::new(stream), room));
+                    }
+                }
+                // Ended sessions are taken out as they end: a set that only grows is a leak.
+                Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+                _ = draining.wait_for(|draining| *draining) => break,
+            }
+        }
+        drop(self.socket);
+        let all_ended = async { while sessions.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(drain_patience, all_ended).await;
+        let cut = sessions.len();
+        sessions.abort_all();
+        while sessions.join_next().await.is_some() {}
+        cut
+    }
+
+    /// The overall slot comes first, so that a full house leaves callers in the backlog.
+    async fn accept(&self) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let room = self.shared.admission.room().await;
+        match self.socket.accept().await {
+            Ok((stream, address)) => Some((stream, address, room)),
+            Err(error) => {
+                self.accept_failed(&error).await;
+                None
+            }
+        }
+    }
+
+    async fn accept_failed(&self, error: &io::Error) {
+        // A caller that is gone before it was accepted is its own trouble; the rest is ours.
+        if error.kind() != io::ErrorKind::ConnectionAborted {
+            self.shared.reporter.note(&Event::Warning { what: &format!("accept failed: {error}") });
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// One connection from its first byte: who it is, whether it may stay, and then its session.
+struct Caller {
+    id: SessionId,
+    address: SocketAddr,
+    entrance: Entrance,
+    shared: Arc<Shared>,
+}
+
+impl Caller {
+    async fn meet(mut self, mut wire: Wire, room: OwnedSemaphorePermit) {
+        let conditions = self.entrance.conditions.load_full();
+        if contains(&conditions.proxies, self.address.ip()) {
+            match proxy::read_header(&mut wire, conditions.patience.proxy_header).await {
+                Some(proxy::Caller::Client(address)) => self.address = address,
+                // A health check costs nobody's slot and is never counted against anyone.
+                Some(proxy::Caller::Local) => return self.serve(wire).await,
+                None => {
+                    let what = format!("{} is to send a PROXY header and did not", self.address);
+                    self.shared.reporter.note(&Event::Warning { what: &what });
+                    return;
+                }
+            }
+        }
+        match self.shared.admission.admit(self.address.ip(), room) {
+            Some(_slot) => self.serve(wire).await,
+            None => self.turn_away(wire).await,
+        }
+    }
+
+    async fn serve(self, wire: Wire) {
+        let Self { id, address, entrance, shared } = self;
+        shared.reporter.note(&Event::Connected { session: id, listener: &entrance.name, peer: address });
+        Connection::new(id, Peer::new(address.ip()), entrance, shared).run(wire).await;
+    }
+
+    /// Rule 59: told why, then closed.
+    async fn turn_away(self, mut wire: Wire) {
+        let answer = Answer::new(Reply::TooManyConnections, Detail::Ip(self.address.ip().to_canonical()));
+        self.shared.reporter.note(&Event::TurnedAway { peer: self.address, reply: answer.reply.label() });
+        let mut words = Vec::new();
+        let context = Context { session: self.id, now: self.shared.clock.now() };
+        answer.write(&self.shared.texts.load(), context, &mut words);
+        wire.put(&words);
+        // A client that does not read it in time goes without.
+        let _ = within(FAREWELL_PATIENCE, wire.close()).await;
+    }
+}

@@ -136,6 +136,20 @@ impl Address {
         Ok(Self { local: local.into(), domain: Domain::parse(domain)? })
     }
 
+    /// The mailbox that every mail domain has (RFC 5321 §4.5.1).
+    pub fn postmaster_at(domain: Domain) -> Self {
+        Self { local: "postmaster".into(), domain }
+    }
+
+    /// From a local part as it goes on the wire and a domain that was parsed before.
+    pub fn from_parts(local: &str, domain: Domain) -> Result<Self, AddressError> {
+        if is_local_part(local) {
+            Ok(Self { local: local.into(), domain })
+        } else {
+            Err(AddressError::BadLocalPart)
+        }
+    }
+
     /// The local part as it goes on the wire.
     pub fn local(&self) -> &str {
         &self.local
@@ -159,13 +173,7 @@ impl Address {
     }
 
     pub fn local_key(&self) -> String {
-        let mut key = unquoted(&self.local);
-        if key.is_ascii() {
-            key.make_ascii_lowercase();
-            key
-        } else {
-            key.to_lowercase()
-        }
+        local_key_of(&self.local)
     }
 
     pub fn is_postmaster(&self) -> bool {
@@ -224,7 +232,27 @@ fn is_atom_char(c: char) -> bool {
 
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
-        self.domain == other.domain && (self.local == other.local || self.local_key() == other.local_key())
+        self.domain == other.domain && is_same_local(&self.local, &other.local)
+    }
+}
+
+/// The common case without allocating: a transaction compares each recipient with all before it.
+fn is_same_local(one: &str, other: &str) -> bool {
+    let plain = |local: &str| local.is_ascii() && !local.starts_with('"');
+    if plain(one) && plain(other) {
+        one.eq_ignore_ascii_case(other)
+    } else {
+        one == other || local_key_of(one) == local_key_of(other)
+    }
+}
+
+fn local_key_of(local: &str) -> String {
+    let mut key = unquoted(local);
+    if key.is_ascii() {
+        key.make_ascii_lowercase();
+        key
+    } else {
+        key.to_lowercase()
     }
 }
 

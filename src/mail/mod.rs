@@ -5,6 +5,7 @@
 
 mod address;
 mod envelope;
+pub mod header;
 mod lookup;
 mod next_hop;
 mod outcome;

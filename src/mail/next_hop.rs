@@ -136,6 +136,8 @@ pub enum NextHopName {
     SmartHost { tenant: Arc<str>, connector: Arc<str> },
     /// The MX hosts of a domain that nobody here hosts.
     Internet(Domain),
+    /// No way on could be decided: a lookup failed or a route is missing. Decided again later (rule 89).
+    Undecided,
 }
 
 impl fmt::Display for NextHopName {
@@ -145,6 +147,7 @@ impl fmt::Display for NextHopName {
             Self::Relay(region) => write!(f, "relay:{region}"),
             Self::SmartHost { tenant, connector } => write!(f, "smarthost:{tenant}/{connector}"),
             Self::Internet(domain) => write!(f, "internet:{domain}"),
+            Self::Undecided => f.write_str("undecided"),
         }
     }
 }

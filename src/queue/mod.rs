@@ -1,1 +1,522 @@
-//! queue
+//! Queue: mail goes on. Wake, pick, decide the way again, attempt, record.
+//!
+//! Owns the lanes and their workers. What waits is in the spool; this room holds who is next. Messages
+//! arrive on a channel from `listener`, and from the spool after a restart; `delivery` makes the attempts.
+
+mod attempt;
+mod backoff;
+mod job;
+mod lane;
+mod view;
+
+pub use backoff::{Backoff, FIRST_INTERVAL_LIMIT, INTERVAL_LIMIT, Priority};
+pub use view::{LaneView, MessageView};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::{Clock, Timestamp};
+use crate::decision::{Place, Reason};
+use crate::delivery;
+use crate::inquiry::Inquiry;
+use crate::mail::{Envelope, MessageId, NextHop, NextHopName, RemoteReply, Status, TlsLevel};
+use crate::report::{Event, Reporter};
+use crate::spool::{Accepted, RecipientProgress, RecoveredMessage, Spool};
+
+use job::Job;
+use lane::Lane;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub backoff: Backoff,
+    /// Connections to one next hop at a time.
+    pub connections_per_next_hop: usize,
+    /// A connection is closed after so many messages and a new one made, so that a next hop behind a load
+    /// balancer is not stuck with one machine.
+    pub messages_per_connection: usize,
+    /// How long a worker keeps an idle connection open for the next message.
+    pub idle_patience: Duration,
+    /// Bodies of waiting messages kept in memory; what is over is read back from the spool.
+    pub content_memory_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            connections_per_next_hop: 20,
+            messages_per_connection: 1000,
+            idle_patience: Duration::from_secs(5),
+            content_memory_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Queue(Arc<Core>);
+
+struct Core {
+    spool: Spool,
+    inquiry: Arc<Inquiry>,
+    services: ArcSwap<delivery::Services>,
+    settings: ArcSwap<Settings>,
+    reporter: Reporter,
+    clock: Clock,
+    lanes: Mutex<HashMap<NextHopName, Arc<Road>>>,
+    /// Octets of waiting contents kept in memory.
+    content_bytes: AtomicU64,
+    /// Workers and keepers stop when it turns true; attempts under way end first.
+    stopping: watch::Sender<bool>,
+    /// Workers alive, for a drain to wait on.
+    workers: AtomicU64,
+    worker_ended: Notify,
+}
+
+/// A lane with those who work on it.
+struct Road {
+    state: Mutex<RoadState>,
+    /// A worker should look again.
+    work: Notify,
+    /// The keeper should look at the clock again.
+    changed: Notify,
+}
+
+struct RoadState {
+    lane: Lane,
+    next_hop: NextHop,
+    workers: usize,
+    idle: usize,
+    /// The keeper has gone: a new road must be made.
+    closed: bool,
+}
+
+impl Road {
+    fn lock(&self) -> MutexGuard<'_, RoadState> {
+        self.state.lock().expect("no code panics while it holds a lane")
+    }
+}
+
+impl Queue {
+    pub fn new(
+        settings: Settings,
+        spool: Spool,
+        inquiry: Arc<Inquiry>,
+        services: Arc<delivery::Services>,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> Self {
+        Self(Arc::new(Core {
+            spool,
+            inquiry,
+            services: ArcSwap::new(services),
+            settings: ArcSwap::from_pointee(settings),
+            reporter,
+            clock,
+            lanes: Mutex::new(HashMap::new()),
+            content_bytes: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+            workers: AtomicU64::new(0),
+            worker_ended: Notify::new(),
+        }))
+    }
+
+    /// Takes what has just been accepted from the channel until it closes.
+    pub async fn take_in(self, mut arrivals: mpsc::Receiver<Accepted>) {
+        let mut batch = Vec::new();
+        while arrivals.recv_many(&mut batch, 256).await > 0 {
+            for accepted in batch.drain(..) {
+                self.0.arrive(accepted).await;
+            }
+        }
+    }
+
+    /// Takes what the spool held when the daemon started, in the order received.
+    pub async fn recover(&self, messages: Vec<RecoveredMessage>) {
+        for message in messages {
+            if message.quarantined {
+                continue;
+            }
+            let now = self.0.clock.now();
+            for (index, progress) in (0_u32..).zip(&message.progress) {
+                if progress.end.is_some() {
+                    continue;
+                }
+                let job = Job {
+                    envelope: message.envelope.clone(),
+                    recipients: vec![index],
+                    content: None,
+                    bytes: message.body_bytes,
+                    attempts: progress.attempts,
+                    interval: Duration::from_secs(progress.interval_s),
+                    next_attempt: progress.next_attempt,
+                    last: progress.last.clone(),
+                };
+                self.0.enqueue(job, now).await;
+            }
+        }
+    }
+
+    /// New settings and routes are in force: what waits for a way on is decided again.
+    pub async fn reconsider(&self, settings: Settings, services: Arc<delivery::Services>) {
+        self.0.settings.store(Arc::new(settings.clone()));
+        self.0.services.store(services);
+        let roads: Vec<Arc<Road>> = self.0.roads();
+        let now = self.0.clock.now();
+        for road in roads {
+            let jobs = {
+                let mut state = road.lock();
+                state.lane.set_backoff(settings.backoff.clone());
+                if state.lane.is_down() || state.lane.name == NextHopName::Undecided {
+                    state.lane.take_all()
+                } else {
+                    Vec::new()
+                }
+            };
+            for job in jobs {
+                self.0.enqueue(job, now).await;
+            }
+        }
+    }
+
+    /// Stops picking up work; attempts under way end by themselves or are cut when `within` is over.
+    pub async fn stop(&self, within: Duration) {
+        self.0.stopping.send_replace(true);
+        for road in self.0.roads() {
+            road.work.notify_waiters();
+            road.changed.notify_waiters();
+        }
+        let ended = async {
+            loop {
+                let ended = self.0.worker_ended.notified();
+                if self.0.workers.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _ = tokio::time::timeout(within, ended).await;
+    }
+
+    /// Tries what matches now, whatever was scheduled. Returns how many messages that concerns.
+    pub fn retry(&self, which: impl Fn(&NextHopName, MessageId) -> bool) -> usize {
+        let now = self.0.clock.now();
+        let mut count = 0;
+        for road in self.0.roads() {
+            {
+                let mut state = road.lock();
+                let name = state.lane.name.clone();
+                let matching: Vec<MessageId> =
+                    state.lane.jobs().map(Job::id).filter(|id| which(&name, *id)).collect();
+                if matching.is_empty() {
+                    continue;
+                }
+                count += matching.len();
+                if matching.len() == state.lane.len() || state.lane.is_down() {
+                    state.lane.retry_now(now);
+                } else {
+                    for id in matching {
+                        if let Some(job) = state.lane.take_one(id) {
+                            state.lane.add(job);
+                        }
+                    }
+                }
+            }
+            self.0.wake(&road);
+        }
+        count
+    }
+
+    pub fn lanes(&self) -> Vec<LaneView> {
+        let mut views: Vec<LaneView> = self
+            .0
+            .roads()
+            .iter()
+            .map(|road| LaneView::of(&road.lock().lane))
+            .filter(|view| view.messages > 0)
+            .collect();
+        views.sort_by(|a, b| a.destination.cmp(&b.destination));
+        views
+    }
+
+    /// What waits, in the order received; at most `limit` rows.
+    pub fn messages(&self, limit: usize) -> Vec<MessageView> {
+        let mut rows = Vec::new();
+        for road in self.0.roads() {
+            let state = road.lock();
+            rows.extend(state.lane.jobs().take(limit).map(|job| MessageView::of(&state.lane, job)));
+        }
+        rows.sort_by_key(|row: &MessageView| row.id);
+        rows.truncate(limit);
+        rows
+    }
+
+    /// Jobs that wait or are under way.
+    pub fn len(&self) -> usize {
+        self.0.roads().iter().map(|road| road.lock().lane.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Core {
+    fn roads(&self) -> Vec<Arc<Road>> {
+        self.lanes.lock().expect("no code panics while it holds the lanes").values().cloned().collect()
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// One message, one job per next hop.
+    async fn arrive(self: &Arc<Self>, accepted: Accepted) {
+        let now = self.clock.now();
+        let bytes = accepted.content.len();
+        let all = u32::try_from(accepted.envelope.recipients.len())
+            .expect("recipients_per_message is far below u32");
+        let mut job = Job {
+            envelope: accepted.envelope,
+            recipients: (0..all).collect(),
+            content: Some(accepted.content),
+            bytes,
+            attempts: 0,
+            interval: Duration::ZERO,
+            next_attempt: now,
+            last: None,
+        };
+        self.budget(&mut job);
+        self.enqueue(job, now).await;
+    }
+
+    /// Keeps a content in memory only while there is room for it.
+    fn budget(&self, job: &mut Job) {
+        let limit = self.settings.load().content_memory_bytes;
+        if job.content.is_some() && self.content_bytes.load(Ordering::Relaxed) + job.bytes > limit {
+            job.content = None;
+        }
+        if job.content.is_some() {
+            self.content_bytes.fetch_add(job.bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands the content out for an attempt, and its share of the budget back.
+    fn take_content(&self, job: &mut Job) -> Option<crate::spool::Content> {
+        let content = job.content.take();
+        if content.is_some() {
+            self.content_bytes.fetch_sub(job.bytes, Ordering::Relaxed);
+        }
+        content
+    }
+
+    /// Decides each recipient's way on and puts the job, or its parts, into their lanes.
+    async fn enqueue(self: &Arc<Self>, mut job: Job, now: Timestamp) {
+        let mut ways: Vec<(NextHop, Vec<u32>)> = Vec::new();
+        for index in std::mem::take(&mut job.recipients) {
+            let next_hop = match self.way(&job.envelope, index).await {
+                Ok(place) => place.next_hop,
+                Err(_) => undecided(),
+            };
+            match ways.iter_mut().find(|(hop, _)| hop.name == next_hop.name) {
+                Some((_, indices)) => indices.push(index),
+                None => ways.push((next_hop, vec![index])),
+            }
+        }
+        // A content shared by several lanes is read back by all but the first.
+        let mut content = self.take_content(&mut job);
+        for (next_hop, recipients) in ways {
+            let mut part = Job {
+                envelope: job.envelope.clone(),
+                recipients,
+                content: content.take(),
+                bytes: job.bytes,
+                attempts: job.attempts,
+                interval: job.interval,
+                next_attempt: job.next_attempt,
+                last: job.last.clone(),
+            };
+            if next_hop.name == NextHopName::Undecided && part.next_attempt <= now {
+                part.next_attempt =
+                    now.plus(self.settings.load().backoff.interval(1, Duration::ZERO, 1, part.priority()));
+            }
+            self.budget(&mut part);
+            self.put(next_hop, part, now);
+        }
+    }
+
+    async fn way(&self, envelope: &Envelope, index: u32) -> Result<Place, Reason> {
+        self.inquiry.place(envelope, &envelope.recipients[index as usize].address).await
+    }
+
+    /// Into its lane: ready, or waiting when its next attempt lies ahead.
+    fn put(self: &Arc<Self>, next_hop: NextHop, mut job: Job, now: Timestamp) {
+        let road = loop {
+            let road = self.road(&next_hop);
+            let mut state = road.lock();
+            if state.closed {
+                drop(state);
+                continue;
+            }
+            state.next_hop = next_hop;
+            if state.lane.is_down() {
+                self.take_content(&mut job);
+            }
+            if job.next_attempt > now {
+                state.lane.add_waiting(job);
+            } else {
+                state.lane.add(job);
+            }
+            drop(state);
+            break road;
+        };
+        self.wake(&road);
+    }
+
+    fn road(self: &Arc<Self>, next_hop: &NextHop) -> Arc<Road> {
+        let mut lanes = self.lanes.lock().expect("no code panics while it holds the lanes");
+        if let Some(road) = lanes.get(&next_hop.name) {
+            return road.clone();
+        }
+        let road = Arc::new(Road {
+            state: Mutex::new(RoadState {
+                lane: Lane::new(next_hop.name.clone(), self.settings.load().backoff.clone()),
+                next_hop: next_hop.clone(),
+                workers: 0,
+                idle: 0,
+                closed: false,
+            }),
+            work: Notify::new(),
+            changed: Notify::new(),
+        });
+        lanes.insert(next_hop.name.clone(), road.clone());
+        tokio::spawn(self.clone().keep(road.clone()));
+        road
+    }
+
+    /// Lets an idle worker look, or starts one when all are busy and another is allowed.
+    fn wake(self: &Arc<Self>, road: &Arc<Road>) {
+        let limit = self.settings.load().connections_per_next_hop;
+        let start = {
+            let mut state = road.lock();
+            let runnable = state.lane.runnable(self.clock.now());
+            // A worker takes one job after another: a second one is worth its connection only when jobs
+            // pile up behind the first.
+            let wanted = runnable.div_ceil(4).min(limit);
+            let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
+            state.workers += usize::from(start);
+            start
+        };
+        if start {
+            self.workers.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(attempt::supervise(self.clone(), road.clone()));
+        } else {
+            road.work.notify_one();
+        }
+        road.changed.notify_one();
+    }
+
+    /// Watches the clock for one lane: probes, due retries and expiry. Ends with an empty lane.
+    async fn keep(self: Arc<Self>, road: Arc<Road>) {
+        /// A step of the wall clock is noticed within this time.
+        const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            let now = self.clock.now();
+            let (expired, wake, name) = {
+                let mut state = road.lock();
+                let expired = state.lane.take_expired(now);
+                let replies: Vec<RemoteReply> =
+                    expired.iter().map(|job| state.lane.last_reply(job)).collect();
+                let expired: Vec<(Job, RemoteReply)> = expired.into_iter().zip(replies).collect();
+                (expired, state.lane.next_wake(), state.lane.name.clone())
+            };
+            for (mut job, reply) in expired {
+                self.take_content(&mut job);
+                attempt::expire(&self, &name, job, &reply).await;
+            }
+            if road.lock().lane.runnable(now) > 0 {
+                self.wake_workers(&road);
+            }
+            let pause = wake.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = road.changed.notified() => continue,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            if self.close_if_empty(&road) {
+                return;
+            }
+        }
+    }
+
+    /// As `wake`, without waking the keeper, who calls it.
+    fn wake_workers(self: &Arc<Self>, road: &Arc<Road>) {
+        let start = {
+            let mut state = road.lock();
+            let start = state.idle == 0 && state.workers == 0 && !self.is_stopping();
+            state.workers += usize::from(start);
+            start
+        };
+        if start {
+            self.workers.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(attempt::supervise(self.clone(), road.clone()));
+        } else {
+            road.work.notify_one();
+        }
+    }
+
+    fn close_if_empty(&self, road: &Arc<Road>) -> bool {
+        let mut lanes = self.lanes.lock().expect("no code panics while it holds the lanes");
+        let mut state = road.lock();
+        let empty = state.lane.is_empty() && state.workers == 0;
+        if empty {
+            state.closed = true;
+            lanes.remove(&state.lane.name);
+        }
+        empty
+    }
+
+    fn note(&self, event: &Event<'_>) {
+        self.reporter.note(event);
+    }
+}
+
+fn undecided() -> NextHop {
+    NextHop { name: NextHopName::Undecided, endpoints: Arc::new([]), tls: TlsLevel::Verify }
+}
+
+/// What a recipient is told while, or because, no way on can be decided.
+fn reason_reply(reason: &Reason) -> RemoteReply {
+    let (status, text) = match reason {
+        Reason::DomainLookupFailed => (Status::new(4, 4, 3), "the lookup of the recipient's domain failed"),
+        Reason::RecipientLookupFailed => (Status::new(4, 3, 2), "the lookup of the recipient failed"),
+        Reason::NoRoute => (Status::new(4, 4, 3), "no route to the recipient's home region is configured"),
+        Reason::RelayDenied => (Status::new(5, 7, 64), "the recipient's domain is no longer hosted here"),
+        Reason::UnknownRecipient => (Status::new(5, 1, 1), "the recipient no longer exists"),
+        Reason::SendingDisabled => (Status::new(5, 4, 1), "the recipient's domain takes no mail"),
+        Reason::NoSubscription
+        | Reason::WrongRegion
+        | Reason::MixedRegions
+        | Reason::Overloaded
+        | Reason::InsufficientResources => (Status::new(4, 4, 3), "no way on could be decided"),
+    };
+    RemoteReply::ours("", status, text)
+}
+
+/// What the spool keeps of a job that waits.
+fn progress_of(job: &Job) -> RecipientProgress {
+    RecipientProgress {
+        end: None,
+        attempts: job.attempts,
+        interval_s: job.interval.as_secs(),
+        next_attempt: job.next_attempt,
+        last: job.last.clone(),
+        ..RecipientProgress::default()
+    }
+}

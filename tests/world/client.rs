@@ -93,7 +93,8 @@ impl Client {
         lines.join("\n")
     }
 
-    fn line(&mut self) -> Option<String> {
+    /// One line of a reply; `None` when the connection is at its end.
+    pub fn line(&mut self) -> Option<String> {
         match self.try_line() {
             Ok(line) => line,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => None,

@@ -1,0 +1,177 @@
+//! The HTTP API. The socket takes everything; the TCP address takes what only reads.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::mail::MessageId;
+use crate::queue::Queue;
+use crate::report::{Gauges, Reporter};
+use crate::spool::{Pressure, Spool};
+
+/// What the operator asks of the daemon as a whole.
+#[derive(Debug)]
+pub enum Command {
+    /// Answered with the number of warnings, or with every mistake.
+    Reload(oneshot::Sender<Result<usize, String>>),
+    Drain {
+        within: Option<Duration>,
+    },
+}
+
+/// What the API looks at.
+pub struct Door {
+    pub queue: Queue,
+    pub spool: Spool,
+    pub reporter: Reporter,
+    pub commands: mpsc::Sender<Command>,
+    pub draining: watch::Receiver<bool>,
+    pub region: String,
+    pub hostname: String,
+}
+
+/// `landfall status`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub hostname: String,
+    pub region: String,
+    pub state: String,
+    pub sessions: u64,
+    pub accepted: u64,
+    pub queued: usize,
+}
+
+const MESSAGES_LIMIT: usize = 1_000;
+
+/// Serves until `draining` has been answered for; both sockets end with the daemon.
+pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<SocketAddr>) -> std::io::Result<()> {
+    // A socket left by a daemon that died is in the way of nobody: the spool's lock proves we are alone.
+    let _ = std::fs::remove_file(socket);
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let read_only = reading().with_state(door.clone());
+    let everything = reading().merge(changing()).with_state(door);
+    if let Some(address) = address {
+        let listener = TcpListener::bind(address).await?;
+        tokio::spawn(async move { axum::serve(listener, read_only).await });
+    }
+    tokio::spawn(async move { axum::serve(listener, everything).await });
+    Ok(())
+}
+
+fn reading() -> Router<Arc<Door>> {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/queue", get(async |State(door): State<Arc<Door>>| Json(door.queue.lanes())))
+        .route(
+            "/v1/queue/messages",
+            get(async |State(door): State<Arc<Door>>| Json(door.queue.messages(MESSAGES_LIMIT))),
+        )
+}
+
+fn changing() -> Router<Arc<Door>> {
+    Router::new()
+        .route("/v1/queue/retry", post(retry))
+        .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
+}
+
+async fn ready(State(door): State<Arc<Door>>) -> Response {
+    let pressure = *door.spool.pressure().borrow();
+    match pressure {
+        _ if *door.draining.borrow() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        Pressure::Free => "ready\n".into_response(),
+        Pressure::Full => (StatusCode::SERVICE_UNAVAILABLE, "the spool is full\n").into_response(),
+        Pressure::Failed => (StatusCode::SERVICE_UNAVAILABLE, "the spool has failed\n").into_response(),
+    }
+}
+
+async fn metrics(State(door): State<Arc<Door>>) -> Response {
+    let spool = door.spool.state();
+    let down = door.queue.lanes().iter().filter(|lane| lane.state == "down").count();
+    let gauges = Gauges(vec![
+        (
+            "queue_messages",
+            "Messages waiting or under way, counted once per next hop",
+            door.queue.len() as u64,
+        ),
+        ("destinations_down", "Next hops that are down now", down as u64),
+        ("spool_messages", "Messages in the spool", spool.live_messages as u64),
+        ("spool_live_bytes", "Octets of the messages in the spool", spool.live_bytes),
+        ("spool_disk_bytes", "Octets that the spool takes on the disk", spool.disk_bytes),
+        ("spool_segments", "Segments of the spool", spool.segments as u64),
+        ("spool_syncs", "Times that the spool was synced since the start", spool.syncs),
+        ("spool_written_bytes", "Octets written to the spool since the start", spool.bytes_written),
+        ("spool_quarantined", "Messages set aside", spool.quarantined as u64),
+    ]);
+    let page = door.reporter.metrics().render(&gauges);
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], page).into_response()
+}
+
+async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
+    let state = if *door.draining.borrow() { "draining" } else { "running" };
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        hostname: door.hostname.clone(),
+        region: door.region.clone(),
+        state: state.to_owned(),
+        sessions: door.reporter.metrics().sessions(),
+        accepted: door.reporter.metrics().accepted(),
+        queued: door.queue.len(),
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Which {
+    id: Option<MessageId>,
+    destination: Option<String>,
+}
+
+async fn retry(State(door): State<Arc<Door>>, Query(which): Query<Which>) -> Json<serde_json::Value> {
+    let count = door.queue.retry(|destination, id| {
+        which.id.is_none_or(|wanted| wanted == id)
+            && which.destination.as_ref().is_none_or(|wanted| *wanted == destination.to_string())
+    });
+    Json(serde_json::json!({ "retried": count }))
+}
+
+async fn reload(State(door): State<Arc<Door>>) -> Response {
+    let (answer, reloaded) = oneshot::channel();
+    if door.commands.send(Command::Reload(answer)).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response();
+    }
+    match reloaded.await {
+        Ok(Ok(warnings)) => {
+            Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response()
+        }
+        Ok(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Within {
+    timeout_s: Option<u64>,
+}
+
+async fn drain(State(door): State<Arc<Door>>, Query(within): Query<Within>) -> StatusCode {
+    let within = within.timeout_s.map(Duration::from_secs);
+    match door.commands.send(Command::Drain { within }).await {
+        Ok(()) => StatusCode::ACCEPTED,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

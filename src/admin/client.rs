@@ -1,0 +1,61 @@
+//! Client: the same API, from the command line, over the socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+/// How long the daemon may take to answer; a reload of a large directory takes the most.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no daemon answers on {0}: {1}")]
+    NotRunning(String, std::io::Error),
+    #[error("the daemon did not answer within {} s", PATIENCE.as_secs())]
+    TooSlow,
+    #[error("the conversation with the daemon broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    /// What the daemon said no with.
+    #[error("{text}")]
+    Refused { status: StatusCode, text: String },
+}
+
+pub async fn get(socket: &Path, path: &str) -> Result<String, Error> {
+    ask(socket, Method::GET, path).await
+}
+
+pub async fn post(socket: &Path, path: &str) -> Result<String, Error> {
+    ask(socket, Method::POST, path).await
+}
+
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<String, Error> {
+    tokio::time::timeout(PATIENCE, converse(socket, method, path)).await.map_err(|_| Error::TooSlow)?
+}
+
+async fn converse(socket: &Path, method: Method, path: &str) -> Result<String, Error> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| Error::NotRunning(socket.display().to_string(), error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "landfall")
+        .body(Empty::<Bytes>::new())
+        .expect("the paths are this program's own");
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(Error::Refused { status, text: text.trim_end().to_owned() })
+    }
+}

@@ -1,0 +1,334 @@
+//! Cli: the commands of the operator. Parses, calls, prints; decides nothing itself.
+//!
+//! Exit codes: 0 success, 1 "the answer is no", 2 usage or configuration error.
+
+mod explain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::client;
+use crate::{config, daemon};
+
+const YES: u8 = 0;
+const NO: u8 = 1;
+const MISTAKE: u8 = 2;
+
+/// An inbound SMTP edge that lands every message in its recipient's region.
+#[derive(Debug, Parser)]
+#[command(name = "landfall", version, propagate_version = true)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, env = "LANDFALL_CONFIG", default_value = "/etc/landfall/landfall.toml")]
+    config: PathBuf,
+    /// One stable JSON document instead of a table for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Serve,
+    /// Check, show or print a configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The decision for one recipient, step by step, ending in the exact reply and the next hop.
+    Explain(explain::Explain),
+    /// The queue of the running daemon.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// The accepted domains, users and what does not fit together.
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
+    /// One screen of health of the running daemon.
+    Status,
+    /// Apply configuration, directory and certificates without dropping a session.
+    Reload,
+    /// Stop accepting, finish what is under way, flush, and end.
+    Drain(Drain),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Verify without starting: the file, the directory, certificates and routes.
+    Check,
+    /// The effective settings, defaults included.
+    Show,
+    /// A commented file with every key at its default.
+    Example,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueCommand {
+    /// One row per next hop.
+    Summary,
+    /// One row per waiting message.
+    List,
+    /// Try now, whatever was scheduled.
+    Retry(Which),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// One message; all that match the other options when left out.
+    id: Option<String>,
+    /// Only what waits for this next hop, as `queue summary` names it.
+    #[arg(long)]
+    destination: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DirectoryCommand {
+    /// What in the directory makes in-region routing not apply, or mail not flow.
+    Check,
+    /// How much the directory holds.
+    Stats,
+}
+
+#[derive(Debug, Args)]
+struct Drain {
+    /// Seconds until what is still under way is cut off; the configured `deadlines.drain` when left out.
+    #[arg(long)]
+    timeout: Option<u64>,
+}
+
+/// Runs one command line.
+pub fn run() -> ExitCode {
+    ExitCode::from(dispatch(&Cli::parse()))
+}
+
+fn dispatch(cli: &Cli) -> u8 {
+    match &cli.command {
+        Command::Serve => serve(&cli.config),
+        Command::Config(ConfigCommand::Check) => config_check(cli),
+        Command::Config(ConfigCommand::Show) => with_config(cli, |loaded| {
+            if cli.json {
+                print_json(&config::show_json(&loaded.settings));
+            } else {
+                print!("{}", config::show(&loaded.settings));
+            }
+            YES
+        }),
+        Command::Config(ConfigCommand::Example) => {
+            print!("{}", config::example());
+            YES
+        }
+        Command::Explain(explain) => with_config(cli, |loaded| block_on(explain.run(loaded, cli.json))),
+        Command::Queue(QueueCommand::Summary) => ask(cli, "/v1/queue", print_lanes),
+        Command::Queue(QueueCommand::List) => ask(cli, "/v1/queue/messages", print_messages),
+        Command::Queue(QueueCommand::Retry(which)) => tell(cli, &retry_path(which)),
+        Command::Directory(command) => with_config(cli, |loaded| directory(cli, command, loaded)),
+        Command::Status => ask(cli, "/v1/status", print_fields),
+        Command::Reload => tell(cli, "/v1/reload"),
+        Command::Drain(drain) => {
+            let timeout = drain.timeout.map(|seconds| format!("?timeout_s={seconds}")).unwrap_or_default();
+            tell(cli, &format!("/v1/drain{timeout}"))
+        }
+    }
+}
+
+fn serve(path: &Path) -> u8 {
+    match daemon::run(path) {
+        Ok(()) => YES,
+        Err(daemon::Error::Config(mistakes)) => {
+            eprintln!("{mistakes}");
+            MISTAKE
+        }
+        Err(error) => {
+            eprintln!("landfall: {error}");
+            NO
+        }
+    }
+}
+
+fn config_check(cli: &Cli) -> u8 {
+    match config::load(&cli.config) {
+        Ok(loaded) => {
+            if cli.json {
+                let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+                print_json(&serde_json::json!({ "ok": true, "mistakes": [], "warnings": warnings }));
+            } else {
+                for warning in &loaded.warnings {
+                    println!("warning: {warning}");
+                }
+                println!("{}: no mistakes", cli.config.display());
+            }
+            YES
+        }
+        Err(mistakes) => {
+            if cli.json {
+                let mistakes: Vec<String> = mistakes.0.iter().map(ToString::to_string).collect();
+                print_json(&serde_json::json!({ "ok": false, "mistakes": mistakes, "warnings": [] }));
+            } else {
+                eprintln!("{mistakes}");
+            }
+            MISTAKE
+        }
+    }
+}
+
+fn with_config(cli: &Cli, run: impl FnOnce(config::Loaded) -> u8) -> u8 {
+    match config::load(&cli.config) {
+        Ok(loaded) => run(loaded),
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            MISTAKE
+        }
+    }
+}
+
+fn directory(cli: &Cli, command: &DirectoryCommand, loaded: config::Loaded) -> u8 {
+    let regions = loaded.settings.known_regions();
+    let directory = crate::directory::Directory::new(loaded.table);
+    match command {
+        DirectoryCommand::Check => {
+            let findings: Vec<String> = directory.check(&regions).iter().map(ToString::to_string).collect();
+            if cli.json {
+                print_json(&serde_json::json!({ "findings": findings }));
+            } else {
+                findings.iter().for_each(|finding| println!("{finding}"));
+                println!("{} findings", findings.len());
+            }
+            if findings.is_empty() { YES } else { NO }
+        }
+        DirectoryCommand::Stats => {
+            let table = directory.table();
+            let stats = [
+                ("tenants", table.tenants().count()),
+                ("domains", table.domains().count()),
+                ("users", table.users().count()),
+            ];
+            if cli.json {
+                print_json(
+                    &stats
+                        .iter()
+                        .map(|(name, count)| ((*name).to_owned(), (*count).into()))
+                        .collect::<serde_json::Map<_, _>>(),
+                );
+            } else {
+                stats.iter().for_each(|(name, count)| println!("{name:<10}{count}"));
+            }
+            YES
+        }
+    }
+}
+
+/// Where the daemon's socket is: found even when the file has mistakes, or an operator who made one could
+/// no longer look at the queue.
+fn socket(cli: &Cli) -> Result<PathBuf, u8> {
+    let loaded = config::load(&cli.config).map(|loaded| loaded.settings.admin_socket());
+    loaded.or_else(|mistakes| config::socket_of(&cli.config).ok_or(mistakes)).map_err(|mistakes| {
+        eprintln!("{mistakes}");
+        MISTAKE
+    })
+}
+
+fn ask(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {
+    let socket = match socket(cli) {
+        Ok(socket) => socket,
+        Err(code) => return code,
+    };
+    answer(cli, block_on(client::get(&socket, path)), print)
+}
+
+fn tell(cli: &Cli, path: &str) -> u8 {
+    let socket = match socket(cli) {
+        Ok(socket) => socket,
+        Err(code) => return code,
+    };
+    answer(cli, block_on(client::post(&socket, path)), print_fields)
+}
+
+fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_json::Value)) -> u8 {
+    let text = match answer {
+        Ok(text) => text,
+        Err(error) => {
+            let is_mistake = matches!(&error, client::Error::Refused { status, .. } if *status == hyper::StatusCode::UNPROCESSABLE_ENTITY);
+            eprintln!("{error}");
+            return if is_mistake { MISTAKE } else { NO };
+        }
+    };
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(value) if cli.json => print_json(&value),
+        Ok(value) => print(&value),
+        // An answer without words: done.
+        Err(_) => {}
+    }
+    YES
+}
+
+fn retry_path(which: &Which) -> String {
+    let mut path = "/v1/queue/retry?".to_owned();
+    if let Some(id) = &which.id {
+        path.push_str(&format!("id={id}&"));
+    }
+    if let Some(destination) = &which.destination {
+        path.push_str(&format!(
+            "destination={}",
+            destination.replace('%', "%25").replace('&', "%26").replace('+', "%2B")
+        ));
+    }
+    path
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime needs only memory and a descriptor")
+        .block_on(future)
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("plain values always serialise"));
+}
+
+fn print_fields(value: &serde_json::Value) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        println!("{key:<12}{}", plain(value));
+    }
+}
+
+fn print_lanes(value: &serde_json::Value) {
+    let columns = ["destination", "state", "messages", "in_flight", "oldest", "next_probe", "last_reply"];
+    print_table(value, &columns);
+}
+
+fn print_messages(value: &serde_json::Value) {
+    let columns =
+        ["id", "received", "sender", "recipients", "destination", "attempts", "next_attempt", "last_reply"];
+    print_table(value, &columns);
+}
+
+fn print_table(value: &serde_json::Value, columns: &[&str]) {
+    let rows = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    if rows.is_empty() {
+        println!("nothing waits");
+        return;
+    }
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(columns.iter().map(|column| column.replace('_', " ")));
+    for row in rows {
+        table.add_row(columns.iter().map(|column| plain(&row[*column])));
+    }
+    println!("{table}");
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "-".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other
+        @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_)) => {
+            other.to_string()
+        }
+    }
+}

@@ -1,0 +1,582 @@
+//! File: the configuration as an operator writes it, read into `Settings`.
+//!
+//! Owns the keys, their bounds and what may not stand together. Opens no other file: those that the
+//! configuration names are handed on with the place that names them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::settings::*;
+use crate::document::{Entry, Page, Section};
+use crate::mail::{Domain, Region, Regions, TlsLevel};
+
+/// What the file says, and the other files it names.
+pub(super) struct Reading<'p> {
+    pub(super) settings: Settings,
+    pub(super) files: Vec<NamedFile<'p>>,
+}
+
+/// A file that must be there, and the key that names it.
+pub(super) enum NamedFile<'p> {
+    Certificate {
+        cert: Entry<'p>,
+        key: Entry<'p>,
+        files: CertificateFiles,
+    },
+    Authorities {
+        entry: Entry<'p>,
+        path: PathBuf,
+    },
+    /// `shown` is the path as mistakes call it.
+    Directory {
+        entry: Entry<'p>,
+        path: PathBuf,
+        shown: String,
+    },
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const INSTANT: Duration = Duration::from_millis(1);
+/// Rule 82.
+const FIRST_INTERVAL_LIMIT: Duration = Duration::from_secs(15 * 60);
+const INTERVAL_LIMIT: Duration = HOUR;
+
+/// Reads the whole page; `base` is where the paths in it begin.
+pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
+    let top = page.top();
+    let mut files = Vec::new();
+    let region_codes = top.list("region_codes", new_region).unwrap_or_default();
+    let mut known = Regions::default();
+    region_codes.iter().for_each(|code| known.add(*code));
+    let node_section = top.section("node");
+    let own = node_section
+        .require("region", "the region this node runs in, such as \"EUR\"", |entry| entry.region(&known));
+    let node = node(&node_section, own);
+    let regions = regions(&top, &node_section, own, &known, base, &mut files);
+    let tls = tls(&top, base, &mut files);
+    let listeners = listeners(&top, &tls);
+    let admin = admin(&top, &listeners);
+    let settings = Settings {
+        region_codes,
+        node,
+        listeners,
+        tls,
+        regions,
+        directory: directory(&top, base, &mut files),
+        routing: routing(&top),
+        queue: queue(&top),
+        limits: limits(&top),
+        deadlines: deadlines(&top),
+        spool: spool(&top),
+        wire: wire(&top),
+        admin,
+        replies: replies(&top),
+        log: log(&top),
+    };
+    Reading { settings, files }
+}
+
+/// Absolute, so that it stays true wherever the daemon goes from here.
+fn absolute(base: &Path, entry: &Entry<'_>) -> Option<PathBuf> {
+    let path = entry.file(base)?;
+    Some(std::path::absolute(&path).unwrap_or(path))
+}
+
+fn new_region(entry: &Entry<'_>) -> Option<Region> {
+    entry.text_as("a code of 2 to 8 letters or digits such as \"XYZ\"", Region::parse)
+}
+
+fn node(section: &Section<'_>, own: Option<Region>) -> Node {
+    let hostname = section.require(
+        "hostname",
+        "this node's full name, such as \"edge1.eur.example.net\"",
+        Entry::domain,
+    );
+    let state_dir = section.read("state_dir", |entry| entry.file(Path::new("")));
+    Node {
+        // Where a mistake is noted these settings are never used; the walk needs something to go on.
+        hostname: hostname.unwrap_or_else(|| Domain::parse("localhost").expect("a host name")),
+        region: own.unwrap_or_else(|| Region::parse("EUR").expect("a code of the table")),
+        state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/landfall")),
+    }
+}
+
+fn listeners(top: &Section<'_>, tls: &Tls) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (index, section) in top.sections("listener", "name").into_iter().enumerate() {
+        let listener = listener(&section, index);
+        if listeners.iter().any(|other| other.name == listener.name) {
+            section.mistake(
+                "name",
+                format!("\"{}\" names an earlier listener too", listener.name),
+                "a name of its own",
+            );
+        }
+        let earlier: Vec<SocketAddr> = listeners.iter().flat_map(|other| other.addresses.clone()).collect();
+        for (place, address) in listener.addresses.iter().enumerate() {
+            let twins = earlier.iter().chain(&listener.addresses[..place]);
+            if let Some(twin) = twins.into_iter().find(|other| collide(**other, *address)) {
+                section.mistake(
+                    "address",
+                    format!("\"{address}\" is taken by \"{twin}\""),
+                    "an address of its own",
+                );
+            }
+        }
+        note_missing_certificate(&section, listener.tls, tls);
+        listeners.push(listener);
+    }
+    if listeners.is_empty() && !top.has("listener") {
+        let listener = Listener {
+            name: "mx".to_owned(),
+            addresses: default_addresses(),
+            tls: ListenerTls::default(),
+            legacy: false,
+            proxy_protocol_from: Vec::new(),
+        };
+        note_missing_certificate(&top.section("listener"), listener.tls, tls);
+        listeners.push(listener);
+    }
+    listeners
+}
+
+/// Port 25 of every address, as the MX records promise.
+fn default_addresses() -> Vec<SocketAddr> {
+    ["0.0.0.0:25", "[::]:25"].iter().map(|text| text.parse().expect("a socket address")).collect()
+}
+
+fn listener(section: &Section<'_>, index: usize) -> Listener {
+    let words = [
+        ("off", ListenerTls::Off),
+        ("starttls", ListenerTls::Starttls),
+        ("required", ListenerTls::Required),
+        ("implicit", ListenerTls::Implicit),
+    ];
+    let name = section.read("name", |entry| entry.text().map(str::to_owned));
+    let addresses = section.list("address", Entry::socket_address);
+    if section.has("address") {
+        section.refuse_empty("address", "addresses such as [\"0.0.0.0:25\", \"[::]:25\"]");
+    }
+    Listener {
+        name: name.unwrap_or_else(|| format!("listener-{}", index + 1)),
+        addresses: addresses.unwrap_or_else(default_addresses),
+        // A wrong word is noted already, and must not ask for a certificate as well.
+        tls: section.read("tls", |entry| entry.word(&words)).unwrap_or(match section.has("tls") {
+            true => ListenerTls::Off,
+            false => ListenerTls::default(),
+        }),
+        legacy: section.read_or("legacy", false, Entry::flag),
+        proxy_protocol_from: section.list("proxy_protocol_from", Entry::network).unwrap_or_default(),
+    }
+}
+
+fn note_missing_certificate(section: &Section<'_>, level: ListenerTls, tls: &Tls) {
+    match level {
+        ListenerTls::Off => {}
+        ListenerTls::Starttls | ListenerTls::Required | ListenerTls::Implicit => {
+            if tls.certificates.is_empty() && !tls.self_signed {
+                section.mistake(
+                    "tls",
+                    "needs a certificate",
+                    "a [[tls.certificate]], tls.self_signed = true, or tls = \"off\" for this listener",
+                );
+            }
+        }
+    }
+}
+
+/// Whether both cannot be bound. Port 0 is any free port.
+fn collide(one: SocketAddr, two: SocketAddr) -> bool {
+    let same_family = one.is_ipv4() == two.is_ipv4();
+    let overlap = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+    one.port() == two.port() && one.port() != 0 && same_family && overlap
+}
+
+fn tls<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> Tls {
+    let section = top.section("tls");
+    let mut certificates = Vec::new();
+    for section in section.sections("certificate", "") {
+        let file = |entry: &Entry<'p>| Some((entry.clone(), absolute(base, entry)?));
+        let cert = section.require("cert", "the path of a certificate chain in PEM", file);
+        let key = section.require("key", "the path of its private key in PEM", file);
+        // One with a mistake still counts as given, so that listeners do not complain as well.
+        let path = |file: &Option<(Entry<'p>, PathBuf)>| {
+            file.as_ref().map_or_else(PathBuf::new, |(_, path)| path.clone())
+        };
+        let pair = CertificateFiles { cert: path(&cert), key: path(&key) };
+        if let (Some((cert, _)), Some((key, _))) = (cert, key) {
+            files.push(NamedFile::Certificate { cert, key, files: pair.clone() });
+        }
+        certificates.push(pair);
+    }
+    Tls {
+        certificates,
+        client_ca: authorities(&section, "client_ca", base, files),
+        // A wrong value is noted already; listeners need not complain as well.
+        self_signed: section.read("self_signed", Entry::flag).unwrap_or(section.has("self_signed")),
+    }
+}
+
+fn authorities<'p>(
+    section: &Section<'p>,
+    key: &'static str,
+    base: &Path,
+    files: &mut Vec<NamedFile<'p>>,
+) -> Option<PathBuf> {
+    section.read(key, |entry| {
+        let path = absolute(base, entry)?;
+        files.push(NamedFile::Authorities { entry: entry.clone(), path: path.clone() });
+        Some(path)
+    })
+}
+
+fn regions<'p>(
+    top: &Section<'p>,
+    node: &Section<'p>,
+    own: Option<Region>,
+    known: &Regions,
+    base: &Path,
+    files: &mut Vec<NamedFile<'p>>,
+) -> BTreeMap<Region, RegionSettings> {
+    let mut regions = BTreeMap::new();
+    let mut own_store = false;
+    for (code, entry) in top.section("region").entries() {
+        let region = known.find(code);
+        match region {
+            None => {
+                entry.mistake("is no region code", "one of the 25 codes or of region_codes, such as \"EUR\"")
+            }
+            Some(region) if regions.contains_key(&region) => {
+                entry.mistake(format!("is {region} once more"), "each region once");
+            }
+            Some(_) => {}
+        }
+        let Some(section) = entry.section() else { continue };
+        let whose = if region.is_some() && region == own { Whose::Own } else { Whose::Other };
+        own_store |= whose == Whose::Own && section.has("store");
+        let settings = region_settings(&section, whose, base, files);
+        if let Some(region) = region {
+            regions.insert(region, settings);
+        }
+    }
+    if let Some(own) = own.filter(|_| !own_store) {
+        // Section 6, Codes: a missing store for the node's own region is an error.
+        let expected = format!("[region.{own}] with store, where this node's mailboxes are");
+        node.mistake("region", format!("\"{own}\" has no store"), expected);
+    }
+    regions
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Other,
+}
+
+fn region_settings<'p>(
+    section: &Section<'p>,
+    whose: Whose,
+    base: &Path,
+    files: &mut Vec<NamedFile<'p>>,
+) -> RegionSettings {
+    let modes = [("spool", StoreMode::Spool), ("inline", StoreMode::Inline)];
+    let store = section.list("store", Entry::endpoint).unwrap_or_default();
+    let relay = section.list("relay", Entry::smtp_endpoint).unwrap_or_default();
+    let mode = section.read("mode", |entry| entry.word(&modes));
+    let tls = section.read_or("tls", TlsLevel::default(), Entry::tls_level);
+    let ca = authorities(section, "ca", base, files);
+    let peers = section.list("peers", peer).unwrap_or_default();
+    for key in ["store", "relay"] {
+        if section.has(key) {
+            section.refuse_empty(key, "endpoints such as [\"smtp://host:25\"]");
+        }
+    }
+    if section.has("store") && section.has("relay") {
+        match whose {
+            Whose::Own => section.mistake("relay", "leads to this node's own region", "store alone"),
+            Whose::Other => {
+                section.mistake("relay", "stands beside store", "one way to this region: store or relay");
+            }
+        }
+    }
+    if mode.is_some() && !section.has("store") {
+        section.mistake("mode", "has a meaning for stores only", "store, or no mode");
+    }
+    if ca.is_some() && tls != TlsLevel::Verify {
+        section.mistake("ca", "is of no use: nothing is verified", "tls = \"verify\", or no ca");
+    }
+    RegionSettings { store, mode: mode.unwrap_or_default(), relay, peers, tls, ca }
+}
+
+/// A name in a certificate, or a network.
+fn peer(entry: &Entry<'_>) -> Option<PeerPattern> {
+    entry.text_as("a certificate name or a CIDR", |text| {
+        if let Some(network) = crate::document::parse_network(text) {
+            return Some(PeerPattern::Network(network));
+        }
+        // `10.0.0.0` would pass as a host name; so would `10.0.0`, which is a slip of the pen.
+        let name = Domain::parse(text).ok().filter(|name| !name.is_literal())?;
+        let numeric = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
+        (!numeric).then_some(PeerPattern::Name(name))
+    })
+}
+
+fn directory<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> DirectorySettings {
+    #[derive(Clone, Copy)]
+    enum Source {
+        File,
+        NotYet,
+    }
+    let section = top.section("directory");
+    let words = [("file", Source::File), ("postgres", Source::NotYet), ("ldap", Source::NotYet)];
+    let source = section.read_or("source", Source::File, |entry| {
+        let source = entry.word(&words)?;
+        if matches!(source, Source::NotYet) {
+            entry.mistake("is not built in yet", "\"file\"");
+        }
+        Some(source)
+    });
+    let named = section.entry("path");
+    let path = match (source, named) {
+        (Source::NotYet, _) => None,
+        (Source::File, Some(entry)) => absolute(base, &entry).inspect(|path| {
+            let shown = entry.file(base).unwrap_or_else(|| path.clone()).display().to_string();
+            files.push(NamedFile::Directory { entry: entry.clone(), path: path.clone(), shown });
+        }),
+        (Source::File, None) => {
+            section.mistake(
+                "path",
+                "is missing",
+                "the path of the directory file, such as \"directory.toml\"",
+            );
+            None
+        }
+    };
+    let subaddress = section.read("subaddress", |entry| {
+        let expected = "one character that addresses may have, such as \"+\", or \"\" for none";
+        entry.text_as(expected, |text| {
+            let mut characters = text.chars();
+            match (characters.next(), characters.next()) {
+                (None, _) => Some(None),
+                (Some(only), None) if "!#$%&'*+-/=?^_`{|}~".contains(only) => Some(Some(only)),
+                (Some(_), _) => None,
+            }
+        })
+    });
+    DirectorySettings {
+        source: DirectorySource::File(path.unwrap_or_default()),
+        subaddress: subaddress.unwrap_or(Some('+')),
+        postmaster: section.read("postmaster", Entry::address),
+        lookup_deadline: section
+            .read_or("lookup_deadline", Duration::from_secs(2), |entry| entry.duration(INSTANT..=MINUTE)),
+    }
+}
+
+fn routing(top: &Section<'_>) -> Routing {
+    let section = top.section("routing");
+    let default = Routing::default();
+    let mixed = [("defer", MixedRegions::Defer), ("split", MixedRegions::Split)];
+    let transit = [("spool", Transit::Spool), ("inline", Transit::Inline)];
+    Routing {
+        mixed_regions: section.read_or("mixed_regions", default.mixed_regions, |entry| entry.word(&mixed)),
+        propagation_window: section.read_or("propagation_window", default.propagation_window, |entry| {
+            entry.duration(Duration::ZERO..=DAY)
+        }),
+        transit: section.read_or("transit", default.transit, |entry| entry.word(&transit)),
+    }
+}
+
+fn queue(top: &Section<'_>) -> Queue {
+    let section = top.section("queue");
+    let default = Queue::default();
+    let duration = |key, default, range: RangeInclusive<Duration>| {
+        section.read_or(key, default, |entry: &Entry<'_>| entry.duration(range))
+    };
+    let count = |key, default, most| section.read_or(key, default, |entry: &Entry<'_>| entry.count(1..=most));
+    let max_interval = duration("max_interval", default.max_interval, INSTANT..=INTERVAL_LIMIT);
+    let first_intervals = section.list("first_intervals", |entry| {
+        Some((entry.clone(), entry.duration(INSTANT..=FIRST_INTERVAL_LIMIT)?))
+    });
+    if section.has("first_intervals") {
+        section.refuse_empty("first_intervals", "durations such as [\"1m\", \"5m\", \"15m\"]");
+    }
+    let first_intervals = match first_intervals {
+        Some(given) => {
+            note_shrinking(&section, &given, max_interval);
+            given.into_iter().map(|(_, interval)| interval).collect()
+        }
+        // Whoever asks for a shorter maximum alone gets it from the first retry on.
+        None => default.first_intervals.iter().map(|interval| (*interval).min(max_interval)).collect(),
+    };
+    Queue {
+        first_intervals,
+        max_interval,
+        expire_after: duration("expire_after", default.expire_after, INSTANT..=30 * DAY),
+        delay_dsn_after: duration("delay_dsn_after", default.delay_dsn_after, INSTANT..=30 * DAY),
+        connections_per_next_hop: count("connections_per_next_hop", default.connections_per_next_hop, 10_000),
+        messages_per_connection: count("messages_per_connection", default.messages_per_connection, 1_000_000),
+        idle_connection: duration("idle_connection", default.idle_connection, Duration::ZERO..=HOUR),
+        max_messages: count("max_messages", default.max_messages, 1_000_000_000),
+    }
+}
+
+/// Rule 82: intervals never shrink.
+fn note_shrinking(section: &Section<'_>, given: &[(Entry<'_>, Duration)], max_interval: Duration) {
+    for pair in given.windows(2) {
+        let ((_, earlier), (entry, later)) = (&pair[0], &pair[1]);
+        if later < earlier {
+            entry.mistake("is shorter than the interval before it", "intervals that never shrink");
+        }
+    }
+    if given.last().is_some_and(|(_, last)| *last > max_interval) {
+        section.mistake(
+            "max_interval",
+            "is shorter than the last of first_intervals",
+            "intervals that never shrink",
+        );
+    }
+}
+
+fn limits(top: &Section<'_>) -> Limits {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let section = top.section("limits");
+    let default = Limits::default();
+    let count = |key, default, most| section.read_or(key, default, |entry: &Entry<'_>| entry.count(1..=most));
+    Limits {
+        message_size: section
+            .read_or("message_size", default.message_size, |entry| entry.size(KIB..=4 * GIB)),
+        recipients_per_message: count("recipients_per_message", default.recipients_per_message, 100_000),
+        recipients_per_domain: count("recipients_per_domain", default.recipients_per_domain, 100_000),
+        connections: count("connections", default.connections, 1_000_000),
+        connections_per_ip: count("connections_per_ip", default.connections_per_ip, 1_000_000),
+        per_recipient_per_hour: section.read_or(
+            "per_recipient_per_hour",
+            default.per_recipient_per_hour,
+            |entry| entry.integer(0..=1_000_000_000),
+        ),
+        hops: count("hops", default.hops, 1_000),
+        faults: count("faults", default.faults, 10_000),
+        session_age: section
+            .read_or("session_age", default.session_age, |entry| entry.duration(SECOND..=DAY)),
+        memory: section.read_or("memory", default.memory, |entry| entry.size(32 * MIB..=1024 * GIB)),
+    }
+}
+
+fn deadlines(top: &Section<'_>) -> Deadlines {
+    let section = top.section("deadlines");
+    let default = Deadlines::default();
+    let deadline =
+        |key, default| section.read_or(key, default, |entry: &Entry<'_>| entry.duration(INSTANT..=HOUR));
+    Deadlines {
+        command: deadline("command", default.command),
+        data: deadline("data", default.data),
+        reply: deadline("reply", default.reply),
+        handshake: deadline("handshake", default.handshake),
+        proxy_header: deadline("proxy_header", default.proxy_header),
+        commit: deadline("commit", default.commit),
+        resolve: deadline("resolve", default.resolve),
+        connect: deadline("connect", default.connect),
+        greeting: deadline("greeting", default.greeting),
+        answer: deadline("answer", default.answer),
+        data_start: deadline("data_start", default.data_start),
+        data_block: deadline("data_block", default.data_block),
+        data_end: deadline("data_end", default.data_end),
+        drain: deadline("drain", default.drain),
+    }
+}
+
+fn spool(top: &Section<'_>) -> Spool {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let section = top.section("spool");
+    let default = Spool::default();
+    let size = |key, default, range: RangeInclusive<u64>| {
+        section.read_or(key, default, |entry: &Entry<'_>| entry.size(range))
+    };
+    let spool = Spool {
+        segment_size: size("segment_size", default.segment_size, MIB..=4 * GIB),
+        large_body: size("large_body", default.large_body, 4 * KIB..=GIB),
+        draft_size: size("draft_size", default.draft_size, 4 * KIB..=GIB),
+        draft_memory: size("draft_memory", default.draft_memory, MIB..=1024 * GIB),
+        min_free: size("min_free", default.min_free, 0..=1024 * GIB),
+    };
+    if spool.large_body > spool.segment_size {
+        section.mistake("large_body", "is more than segment_size", "bodies that fit a segment");
+    }
+    if spool.draft_size > spool.draft_memory {
+        section.mistake("draft_size", "is more than draft_memory", "one message's part of what all may hold");
+    }
+    spool
+}
+
+fn wire(top: &Section<'_>) -> Wire {
+    let section = top.section("wire");
+    let networks = section.list("normalize_line_endings_from", Entry::network);
+    Wire { normalize_line_endings_from: networks.unwrap_or_default() }
+}
+
+fn admin(top: &Section<'_>, listeners: &[Listener]) -> Admin {
+    let section = top.section("admin");
+    let default = Admin::default();
+    let socket = section.read("socket", |entry| entry.file(Path::new("")));
+    let address = section.read("address", Entry::socket_address);
+    let mut taken = listeners.iter().flat_map(|listener| &listener.addresses);
+    if let Some((address, twin)) =
+        address.and_then(|own| Some((own, taken.find(|other| collide(**other, own))?)))
+    {
+        section.mistake(
+            "address",
+            format!("\"{address}\" is taken by the listener on \"{twin}\""),
+            "an address of its own",
+        );
+    }
+    Admin { socket: socket.unwrap_or(default.socket), address }
+}
+
+fn replies(top: &Section<'_>) -> Replies {
+    let section = top.section("replies");
+    let default = Replies::default();
+    // A reply line is short, and printable ASCII for clients without SMTPUTF8. RFC 5321 §4.5.3.1.5
+    let words = |key, default: String| {
+        section
+            .read(key, |entry| {
+                entry.text_as("up to 200 printable ASCII characters", |text| {
+                    let fits =
+                        (1..=200).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+                    fits.then(|| text.to_owned())
+                })
+            })
+            .unwrap_or(default)
+    };
+    Replies {
+        service_name: words("service_name", default.service_name),
+        help_url: words("help_url", default.help_url),
+        context: section.read_or("context", default.context, Entry::flag),
+    }
+}
+
+fn log(top: &Section<'_>) -> Log {
+    let section = top.section("log");
+    let default = Log::default();
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    Log {
+        format: section.read_or("format", default.format, |entry| entry.word(&formats)),
+        level: section.read_or("level", default.level, |entry| entry.word(&levels)),
+    }
+}

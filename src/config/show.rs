@@ -1,0 +1,314 @@
+//! Show: the effective settings, as a file that loads again to the same.
+//!
+//! Owns the order and the words in which settings are written; `file` reads what this writes.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use toml::Value;
+
+use super::settings::*;
+use crate::document::{show_duration, show_size};
+use crate::mail::TlsLevel;
+
+/// The settings as TOML, defaults included.
+pub fn show(settings: &Settings) -> String {
+    let mut page = Page::default();
+    if !settings.region_codes.is_empty() {
+        page.key("region_codes", list(&settings.region_codes));
+    }
+    let Node { hostname, region, state_dir } = &settings.node;
+    page.section("node");
+    page.key("hostname", text(hostname));
+    page.key("region", text(region));
+    page.key("state_dir", text(state_dir.display()));
+    for listener in &settings.listeners {
+        page.item("listener");
+        page.key("name", text(&listener.name));
+        page.key("address", list(&listener.addresses));
+        page.key("tls", text(listener_tls(listener.tls)));
+        page.key("legacy", listener.legacy);
+        page.key("proxy_protocol_from", list(&listener.proxy_protocol_from));
+    }
+    page.section("tls");
+    if let Some(path) = &settings.tls.client_ca {
+        page.key("client_ca", text(path.display()));
+    }
+    page.key("self_signed", settings.tls.self_signed);
+    for pair in &settings.tls.certificates {
+        page.item("tls.certificate");
+        page.key("cert", text(pair.cert.display()));
+        page.key("key", text(pair.key.display()));
+    }
+    for (region, settings) in &settings.regions {
+        page.section(&format!("region.{region}"));
+        show_region(&mut page, settings);
+    }
+    show_directory(&mut page, &settings.directory);
+    let Routing { mixed_regions, propagation_window, transit } = &settings.routing;
+    page.section("routing");
+    page.key("mixed_regions", text(mixed_regions_word(*mixed_regions)));
+    page.key("propagation_window", duration(*propagation_window));
+    page.key("transit", text(transit_word(*transit)));
+    show_queue(&mut page, &settings.queue);
+    show_limits(&mut page, &settings.limits);
+    show_deadlines(&mut page, &settings.deadlines);
+    let Spool { segment_size, large_body, draft_size, draft_memory, min_free } = &settings.spool;
+    page.section("spool");
+    page.key("segment_size", size(*segment_size));
+    page.key("large_body", size(*large_body));
+    page.key("draft_size", size(*draft_size));
+    page.key("draft_memory", size(*draft_memory));
+    page.key("min_free", size(*min_free));
+    page.section("wire");
+    page.key("normalize_line_endings_from", list(&settings.wire.normalize_line_endings_from));
+    page.section("admin");
+    page.key("socket", text(settings.admin.socket.display()));
+    if let Some(address) = settings.admin.address {
+        page.key("address", text(address));
+    }
+    let Replies { service_name, help_url, context } = &settings.replies;
+    page.section("replies");
+    page.key("service_name", text(service_name));
+    page.key("help_url", text(help_url));
+    page.key("context", *context);
+    page.section("log");
+    page.key("format", text(format_word(settings.log.format)));
+    page.key("level", text(level_word(settings.log.level)));
+    page.0
+}
+
+/// The same as one JSON document, for `--json`.
+pub fn show_json(settings: &Settings) -> serde_json::Value {
+    let table: toml::Table = show(settings).parse().expect("what is shown is TOML");
+    serde_json::to_value(table).expect("settings have no value that JSON lacks")
+}
+
+fn show_region(page: &mut Page, settings: &RegionSettings) {
+    let RegionSettings { store, mode, relay, peers, tls, ca } = settings;
+    if !store.is_empty() {
+        page.key("store", list(store));
+        page.key("mode", text(mode_word(*mode)));
+    }
+    if !relay.is_empty() {
+        page.key("relay", list(relay));
+    }
+    let peers = peers.iter().map(|peer| match peer {
+        PeerPattern::Name(name) => text(name),
+        PeerPattern::Network(network) => text(network),
+    });
+    page.key("peers", Value::Array(peers.collect()));
+    page.key("tls", text(tls_word(*tls)));
+    if let Some(ca) = ca {
+        page.key("ca", text(ca.display()));
+    }
+}
+
+fn show_directory(page: &mut Page, settings: &DirectorySettings) {
+    let DirectorySettings { source, subaddress, postmaster, lookup_deadline } = settings;
+    page.section("directory");
+    match source {
+        DirectorySource::File(path) => {
+            page.key("source", text("file"));
+            page.key("path", text(path.display()));
+        }
+    }
+    page.key("subaddress", subaddress.map_or_else(String::new, String::from));
+    if let Some(postmaster) = postmaster {
+        page.key("postmaster", text(postmaster));
+    }
+    page.key("lookup_deadline", duration(*lookup_deadline));
+}
+
+fn show_queue(page: &mut Page, queue: &Queue) {
+    let Queue {
+        first_intervals,
+        max_interval,
+        expire_after,
+        delay_dsn_after,
+        connections_per_next_hop,
+        messages_per_connection,
+        idle_connection,
+        max_messages,
+    } = queue;
+    page.section("queue");
+    page.key("first_intervals", Value::Array(first_intervals.iter().map(|span| duration(*span)).collect()));
+    page.key("max_interval", duration(*max_interval));
+    page.key("expire_after", duration(*expire_after));
+    page.key("delay_dsn_after", duration(*delay_dsn_after));
+    page.key("connections_per_next_hop", count(*connections_per_next_hop));
+    page.key("messages_per_connection", count(*messages_per_connection));
+    page.key("idle_connection", duration(*idle_connection));
+    page.key("max_messages", count(*max_messages));
+}
+
+fn show_limits(page: &mut Page, limits: &Limits) {
+    let Limits {
+        message_size,
+        recipients_per_message,
+        recipients_per_domain,
+        connections,
+        connections_per_ip,
+        per_recipient_per_hour,
+        hops,
+        faults,
+        session_age,
+        memory,
+    } = limits;
+    page.section("limits");
+    page.key("message_size", size(*message_size));
+    page.key("recipients_per_message", count(*recipients_per_message));
+    page.key("recipients_per_domain", count(*recipients_per_domain));
+    page.key("connections", count(*connections));
+    page.key("connections_per_ip", count(*connections_per_ip));
+    page.key(
+        "per_recipient_per_hour",
+        Value::Integer(i64::try_from(*per_recipient_per_hour).unwrap_or(i64::MAX)),
+    );
+    page.key("hops", count(*hops));
+    page.key("faults", count(*faults));
+    page.key("session_age", duration(*session_age));
+    page.key("memory", size(*memory));
+}
+
+fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
+    let Deadlines {
+        command,
+        data,
+        reply,
+        handshake,
+        proxy_header,
+        commit,
+        resolve,
+        connect,
+        greeting,
+        answer,
+        data_start,
+        data_block,
+        data_end,
+        drain,
+    } = deadlines;
+    page.section("deadlines");
+    for (key, value) in [
+        ("command", command),
+        ("data", data),
+        ("reply", reply),
+        ("handshake", handshake),
+        ("proxy_header", proxy_header),
+        ("commit", commit),
+        ("resolve", resolve),
+        ("connect", connect),
+        ("greeting", greeting),
+        ("answer", answer),
+        ("data_start", data_start),
+        ("data_block", data_block),
+        ("data_end", data_end),
+        ("drain", drain),
+    ] {
+        page.key(key, duration(*value));
+    }
+}
+
+/// TOML as it is written, line by line.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, name: &str) {
+        self.head(&format!("[{name}]"));
+    }
+
+    fn item(&mut self, name: &str) {
+        self.head(&format!("[[{name}]]"));
+    }
+
+    fn head(&mut self, line: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+
+    fn key(&mut self, key: &str, value: impl Into<Value>) {
+        let value: Value = value.into();
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+}
+
+fn text(value: impl Display) -> Value {
+    Value::String(value.to_string())
+}
+
+fn list<T: Display>(values: &[T]) -> Value {
+    Value::Array(values.iter().map(text).collect())
+}
+
+fn duration(span: Duration) -> Value {
+    Value::String(show_duration(span))
+}
+
+fn size(bytes: u64) -> Value {
+    Value::String(show_size(bytes))
+}
+
+fn count(number: usize) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn listener_tls(level: ListenerTls) -> &'static str {
+    match level {
+        ListenerTls::Off => "off",
+        ListenerTls::Starttls => "starttls",
+        ListenerTls::Required => "required",
+        ListenerTls::Implicit => "implicit",
+    }
+}
+
+fn tls_word(level: TlsLevel) -> &'static str {
+    match level {
+        TlsLevel::Off => "off",
+        TlsLevel::Opportunistic => "opportunistic",
+        TlsLevel::Encrypt => "encrypt",
+        TlsLevel::Verify => "verify",
+    }
+}
+
+fn mode_word(mode: StoreMode) -> &'static str {
+    match mode {
+        StoreMode::Spool => "spool",
+        StoreMode::Inline => "inline",
+    }
+}
+
+fn mixed_regions_word(mixed: MixedRegions) -> &'static str {
+    match mixed {
+        MixedRegions::Defer => "defer",
+        MixedRegions::Split => "split",
+    }
+}
+
+fn transit_word(transit: Transit) -> &'static str {
+    match transit {
+        Transit::Spool => "spool",
+        Transit::Inline => "inline",
+    }
+}
+
+fn format_word(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Auto => "auto",
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+fn level_word(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}

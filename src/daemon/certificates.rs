@@ -1,0 +1,67 @@
+//! Certificates: the configured pairs, or one made here at a first start that asks for it.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::config::{CertificateFiles, Settings};
+use crate::net::{self, Identity, Roots, ServerTls};
+
+use super::{Error, io_error};
+
+pub(super) fn server(settings: &Settings) -> Result<ServerTls, Error> {
+    Ok(ServerTls::new(&identities(settings)?, client_roots(settings)?)?)
+}
+
+/// A pair that does not fit is refused, and the old one stays.
+pub(super) fn replace(tls: &ServerTls, settings: &Settings) -> Result<(), Error> {
+    Ok(tls.replace(&identities(settings)?, client_roots(settings)?)?)
+}
+
+fn client_roots(settings: &Settings) -> Result<Roots, Error> {
+    match &settings.tls.client_ca {
+        Some(path) => Ok(Roots::none().and_file(path)?),
+        None => Ok(Roots::system()),
+    }
+}
+
+/// Who we are; also shown to next hops that ask. One made here is made once and kept, so that whoever pins
+/// it is not surprised by the next start.
+pub(super) fn identities(settings: &Settings) -> Result<Vec<Identity>, Error> {
+    let hostname = settings.node.hostname.as_str();
+    let files = settings.certificate_files();
+    if settings.tls.certificates.is_empty() {
+        match files.first() {
+            Some(pair) if !(pair.cert.exists() && pair.key.exists()) => make_self_signed(hostname, pair)?,
+            Some(_) => {}
+            // No listener speaks TLS: nobody will be shown it, but a server's settings need one.
+            None => {
+                let (certificate, key) = net::self_signed(hostname)?;
+                return Ok(vec![Identity::from_pem(certificate.as_bytes(), key.as_bytes())?]);
+            }
+        }
+    }
+    files.iter().map(|pair| Ok(Identity::load(&pair.cert, &pair.key)?)).collect()
+}
+
+fn make_self_signed(hostname: &str, pair: &CertificateFiles) -> Result<(), Error> {
+    for path in [&pair.cert, &pair.key] {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(io_error(format!("{}", dir.display())))?;
+    }
+    let (certificate, key) = net::self_signed(hostname)?;
+    write_private(&pair.key, &key)?;
+    write_private(&pair.cert, &certificate)
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    let what = || format!("{}", path.display());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(what())(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error(what()))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error(what()))
+}

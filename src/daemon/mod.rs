@@ -1,0 +1,363 @@
+//! Daemon: builds all rooms, starts them in order, stops them in reverse.
+//!
+//! Owns the signals, the reload and the drain. What it hands out is in `settings`, certificates in
+//! `certificates`, the words for a first start in `welcome`.
+
+mod certificates;
+mod pressure;
+mod settings;
+mod welcome;
+
+pub use settings::{rules, rules_as_seen_from, wording};
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Command};
+use crate::clock::Clock;
+use crate::config::{self, Settings};
+use crate::decision::Door;
+use crate::directory::Directory;
+use crate::dns::Resolver;
+use crate::document::Mistakes;
+use crate::inquiry::Inquiry;
+use crate::listener::{Admission, Entrance, Listener, Shared};
+use crate::net::{ClientTls, Roots};
+use crate::queue::Queue;
+use crate::report::{self, Event, Reporter};
+use crate::smtp::reply::{Texts, WordingError};
+use crate::spool::{self, Recovered, Spool};
+use crate::{delivery, net};
+
+/// Accepted messages between the spool and the queue; senders wait when it is full.
+const ARRIVALS_LIMIT: usize = 4_096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Config(#[from] Mistakes),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("the spool: {0}")]
+    Spool(#[from] spool::Error),
+    #[error("TLS: {0}")]
+    Tls(#[from] net::Error),
+    #[error("[replies]: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Wording(Vec<WordingError>),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Io { what, source }
+}
+
+/// Loads everything, starts it, and returns when it has stopped.
+pub fn run(path: &Path) -> Result<(), Error> {
+    let loaded = config::load(path)?;
+    report::start_log(settings::log_format(&loaded.settings.log), settings::log_filter(&loaded.settings.log));
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("the runtime did not start"))?;
+    runtime.block_on(async {
+        let daemon = Daemon::start(path.to_owned(), loaded).await?;
+        daemon.serve().await;
+        Ok(())
+    })
+}
+
+/// Each connection takes a descriptor: as many as the system lets us have.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // What is refused here shows later, as `accept` failing with its own words.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+struct Daemon {
+    path: PathBuf,
+    settings: Settings,
+    inquiry: Arc<Inquiry>,
+    shared: Arc<Shared>,
+    spool: Spool,
+    queue: Queue,
+    entrances: Vec<Entrance>,
+    listeners: JoinSet<usize>,
+    take_in: tokio::task::JoinHandle<()>,
+    commands: mpsc::Receiver<Command>,
+    draining: watch::Sender<bool>,
+    ceilings: watch::Sender<pressure::Ceilings>,
+    reporter: Reporter,
+}
+
+impl Daemon {
+    async fn start(path: PathBuf, loaded: config::Loaded) -> Result<Self, Error> {
+        let config::Loaded { settings, table, warnings } = loaded;
+        let clock = Clock::System;
+        let reporter = Reporter::default();
+        for warning in &warnings {
+            reporter.note(&Event::Warning { what: &warning.to_string() });
+        }
+        make_state_dir(&settings.node.state_dir)?;
+        let tls = certificates::server(&settings)?;
+        let texts = Texts::new(&wording(&settings)).map_err(Error::Wording)?;
+        let (spool, recovered) = open_spool(&settings, clock, &reporter).await?;
+        let directory = Directory::new(table);
+        let lookup_deadline = settings.directory.lookup_deadline;
+        let inquiry = Arc::new(Inquiry::new(directory, rules(&settings), lookup_deadline, clock));
+        let services = Arc::new(services(&settings)?);
+        let queue_settings = settings::queue(&settings);
+        let queue =
+            Queue::new(queue_settings, spool.clone(), inquiry.clone(), services, reporter.clone(), clock);
+        let (arrivals, arriving) = mpsc::channel(ARRIVALS_LIMIT);
+        let (draining, drain_watch) = watch::channel(false);
+        let ceilings = watch::Sender::new(settings::ceilings(&settings));
+        let limits = &settings.limits;
+        let shared = Arc::new(Shared {
+            inquiry: inquiry.clone(),
+            spool: spool.clone(),
+            tls: Arc::new(tls),
+            texts: ArcSwap::from_pointee(texts),
+            arrivals,
+            pressure: pressure::watch(spool.clone(), ceilings.subscribe()),
+            draining: drain_watch.clone(),
+            admission: Admission::new(limits.connections, limits.connections_per_ip),
+            reporter: reporter.clone(),
+            clock,
+        });
+        let (command_sender, commands) = mpsc::channel(16);
+        let door = Arc::new(admin::Door {
+            queue: queue.clone(),
+            spool: spool.clone(),
+            reporter: reporter.clone(),
+            commands: command_sender,
+            draining: drain_watch,
+            region: settings.node.region.to_string(),
+            hostname: settings.node.hostname.to_string(),
+        });
+        admin::serve(door, &settings.admin_socket(), settings.admin.address)
+            .await
+            .map_err(io_error("the admin socket"))?;
+        queue.recover(recovered.messages).await;
+        let mut daemon = Self {
+            path,
+            inquiry,
+            shared,
+            spool,
+            take_in: tokio::spawn(queue.clone().take_in(arriving)),
+            queue,
+            entrances: Vec::new(),
+            listeners: JoinSet::new(),
+            commands,
+            draining,
+            ceilings,
+            reporter,
+            settings,
+        };
+        daemon.listen()?;
+        Ok(daemon)
+    }
+
+    /// All sockets are bound before the first connection is accepted: half a start is none.
+    fn listen(&mut self) -> Result<(), Error> {
+        let mut bound = Vec::new();
+        for listener in &self.settings.listeners {
+            let entrance = Entrance {
+                name: listener.name.as_str().into(),
+                door: if listener.legacy { Door::Legacy } else { Door::Regular },
+                conditions: Arc::new(ArcSwap::from_pointee(settings::conditions(&self.settings, listener))),
+            };
+            for address in &listener.addresses {
+                let socket = net::listen(*address).map_err(io_error(format!("listening on {address}")))?;
+                bound.push((socket, entrance.clone()));
+            }
+            self.entrances.push(entrance);
+        }
+        let mut addresses = Vec::new();
+        for (socket, entrance) in bound {
+            if let Ok(address) = socket.local_addr() {
+                self.reporter.note(&Event::Listening { listener: &entrance.name, address });
+                addresses.push((entrance.name.clone(), address));
+            }
+            let listener = Listener::new(socket, entrance, self.shared.clone());
+            self.listeners.spawn(listener.run(self.settings.deadlines.drain));
+        }
+        welcome::print(&self.settings, &self.inquiry, &addresses);
+        Ok(())
+    }
+
+    /// Until a signal or the operator ends it.
+    async fn serve(mut self) {
+        let listen_for = |kind| signal(kind).expect("signals can be listened for inside a runtime");
+        let mut terminate = listen_for(SignalKind::terminate());
+        let mut interrupt = listen_for(SignalKind::interrupt());
+        let mut hangup = listen_for(SignalKind::hangup());
+        let within = loop {
+            tokio::select! {
+                _ = terminate.recv() => break self.settings.deadlines.drain,
+                _ = interrupt.recv() => break self.settings.deadlines.drain,
+                _ = hangup.recv() => {
+                    // A mistake is in the log; the old configuration stays.
+                    let _ = self.reload().await;
+                }
+                Some(command) = self.commands.recv() => match command {
+                    Command::Reload(answer) => {
+                        let reloaded = self.reload().await;
+                        let _ = answer.send(reloaded);
+                    }
+                    Command::Drain { within } => break within.unwrap_or(self.settings.deadlines.drain),
+                },
+            }
+        };
+        self.drain(within).await;
+    }
+
+    /// Stops accepting, lets transactions end, then the queue, then the disk.
+    async fn drain(mut self, within: Duration) {
+        self.reporter.note(&Event::Draining { within });
+        self.draining.send_replace(true);
+        let deadline = tokio::time::Instant::now() + within;
+        let mut sessions_cut = 0;
+        let ended = async {
+            while let Some(cut) = self.listeners.join_next().await {
+                sessions_cut += cut.unwrap_or(0);
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, ended).await;
+        self.listeners.abort_all();
+        while self.listeners.join_next().await.is_some() {}
+        drop(self.shared);
+        let _ = tokio::time::timeout_at(deadline, self.take_in).await;
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.queue.stop(left).await;
+        self.spool.close().await;
+        self.reporter.note(&Event::Stopped { sessions_cut });
+    }
+
+    /// Puts a new configuration in force, whole or not at all. Sessions go on; each transaction keeps what it
+    /// began with.
+    async fn reload(&mut self) -> Result<usize, String> {
+        match self.try_reload().await {
+            Ok(warnings) => {
+                self.reporter.note(&Event::Reloaded { warnings });
+                Ok(warnings)
+            }
+            Err(why) => {
+                self.reporter.note(&Event::ReloadRefused { why: &why });
+                Err(why)
+            }
+        }
+    }
+
+    async fn try_reload(&mut self) -> Result<usize, String> {
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|mistakes| mistakes.to_string())?;
+        let config::Loaded { settings, table, warnings } = loaded;
+        // Everything that can fail comes before anything that changes.
+        let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
+        let services = Arc::new(services(&settings).map_err(|error| error.to_string())?);
+        let fixed = settings_that_need_a_restart(&self.settings, &settings);
+        certificates::replace(&self.shared.tls, &settings).map_err(|error| error.to_string())?;
+        for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
+            self.reporter.note(&Event::Warning { what: &what });
+        }
+        self.inquiry.directory().replace(table);
+        self.inquiry.replace_rules(rules(&Settings { node: self.settings.node.clone(), ..settings.clone() }));
+        self.shared.texts.store(Arc::new(texts));
+        self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
+        self.ceilings.send_replace(settings::ceilings(&settings));
+        for entrance in &self.entrances {
+            let listener = settings.listeners.iter().find(|listener| *listener.name == *entrance.name);
+            if let Some(listener) = listener {
+                entrance.conditions.store(Arc::new(settings::conditions(&settings, listener)));
+            }
+        }
+        self.queue.reconsider(settings::queue(&settings), services).await;
+        let node = self.settings.node.clone();
+        self.settings = Settings { node, ..settings };
+        Ok(warnings.len() + fixed.len())
+    }
+}
+
+/// What a reload leaves as it was, each with a word for the operator.
+fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
+    let changed = [
+        ("[node]", old.node != new.node),
+        ("[[listener]] names and addresses", listener_places(old) != listener_places(new)),
+        ("[spool]", old.spool != new.spool),
+        ("[admin]", old.admin != new.admin),
+        ("[log]", old.log != new.log),
+        ("limits.connections", old.limits.connections != new.limits.connections),
+    ];
+    changed
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(what, _)| format!("{what} has changed: that takes effect with a restart"))
+        .collect()
+}
+
+fn listener_places(settings: &Settings) -> Vec<(&str, &[std::net::SocketAddr], bool)> {
+    settings
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.as_str(), listener.addresses.as_slice(), listener.legacy))
+        .collect()
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io_error(format!("the state directory {}", dir.display())))
+}
+
+async fn open_spool(
+    settings: &Settings,
+    clock: Clock,
+    reporter: &Reporter,
+) -> Result<(Spool, Recovered), Error> {
+    let spool_settings = settings::spool(settings);
+    let (spool, recovered) = tokio::task::spawn_blocking(move || Spool::open(spool_settings, clock))
+        .await
+        .expect("opening a spool does not panic")?;
+    for finding in &recovered.findings {
+        reporter.note(&Event::Finding { what: &finding.to_string() });
+    }
+    for message in recovered.messages.iter().filter(|message| message.quarantined) {
+        reporter.note(&Event::Quarantined { id: message.envelope.id, why: "set aside before the restart" });
+    }
+    reporter
+        .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
+    Ok((spool, recovered))
+}
+
+/// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
+fn services(settings: &Settings) -> Result<delivery::Services, Error> {
+    let mut roots = Roots::system();
+    for authorities in settings.regions.values().filter_map(|region| region.ca.as_ref()) {
+        roots = roots.and_file(authorities)?;
+    }
+    let identities = certificates::identities(settings)?;
+    Ok(delivery::Services {
+        hostname: settings.node.hostname.as_str().into(),
+        dialer: Arc::new(net::Network),
+        resolver: Arc::new(Resolver::system()),
+        tls: Arc::new(ClientTls::new(roots, identities.first())?),
+        patience: settings::delivery_patience(settings),
+        clock: Clock::System,
+    })
+}

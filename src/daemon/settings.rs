@@ -1,0 +1,183 @@
+//! Settings: what each room gets of the configuration. Pure; `daemon` hands the parts out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{self, Settings};
+use crate::decision::{MixedRegions, PeerPattern, Rules};
+use crate::listener::{Conditions, Patience};
+use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
+use crate::session::{Limits, Terms, TlsOffer};
+use crate::smtp::body::LineEndings;
+use crate::smtp::reply::Wording;
+use crate::{delivery, queue, report, spool};
+
+use super::pressure::Ceilings;
+
+pub fn rules(settings: &Settings) -> Rules {
+    rules_as_seen_from(settings, settings.node.region)
+}
+
+/// The rules of a node in `node_region` that knows of the others what this one knows: for `explain`.
+pub fn rules_as_seen_from(settings: &Settings, node_region: Region) -> Rules {
+    let mut routes: BTreeMap<Region, NextHop> = settings
+        .regions
+        .iter()
+        .filter_map(|(region, there)| Some((*region, next_hop(*region, there, node_region)?)))
+        .collect();
+    if node_region != settings.node.region {
+        // The stores of another region are its own nodes' business: only that they exist is known here.
+        for region in [node_region, settings.node.region] {
+            let name =
+                if region == node_region { NextHopName::Store(region) } else { NextHopName::Relay(region) };
+            routes.insert(region, NextHop { name, endpoints: Arc::new([]), tls: TlsLevel::Verify });
+        }
+    }
+    let peers = settings
+        .regions
+        .iter()
+        .flat_map(|(region, there)| there.peers.iter().map(|peer| (*region, peer_pattern(peer))))
+        .collect();
+    Rules {
+        node_region,
+        hostname: settings.node.hostname.clone(),
+        mixed_regions: match settings.routing.mixed_regions {
+            config::MixedRegions::Defer => MixedRegions::Defer,
+            config::MixedRegions::Split => MixedRegions::Split,
+        },
+        propagation_window: settings.routing.propagation_window,
+        routes,
+        peers,
+        postmaster: settings.directory.postmaster.clone(),
+    }
+}
+
+/// Its stores when mailboxes are reached from here, its edges otherwise.
+fn next_hop(region: Region, there: &config::RegionSettings, node_region: Region) -> Option<NextHop> {
+    let (name, endpoints) = if !there.store.is_empty() && (region == node_region || there.relay.is_empty()) {
+        (NextHopName::Store(region), &there.store)
+    } else if !there.relay.is_empty() {
+        (NextHopName::Relay(region), &there.relay)
+    } else {
+        return None;
+    };
+    Some(NextHop { name, endpoints: endpoints.clone().into(), tls: there.tls })
+}
+
+fn peer_pattern(peer: &config::PeerPattern) -> PeerPattern {
+    match peer {
+        config::PeerPattern::Name(name) => PeerPattern::Certificate(DomainPattern::Exact(name.clone())),
+        config::PeerPattern::Network(net) => PeerPattern::Network(*net),
+    }
+}
+
+pub fn wording(settings: &Settings) -> Wording {
+    Wording {
+        service_name: settings.replies.service_name.clone(),
+        help_url: settings.replies.help_url.clone(),
+        context: settings.replies.context,
+        ..Wording::new(settings.node.hostname.to_string())
+    }
+}
+
+pub(super) fn conditions(settings: &Settings, listener: &config::Listener) -> Conditions {
+    let deadlines = &settings.deadlines;
+    let patience = Patience {
+        proxy_header: deadlines.proxy_header,
+        handshake: deadlines.handshake,
+        reply: deadlines.reply,
+    };
+    let normalize_from = settings.wire.normalize_line_endings_from.clone();
+    Conditions::new(terms(settings, listener), normalize_from, listener.proxy_protocol_from.clone(), patience)
+}
+
+fn terms(settings: &Settings, listener: &config::Listener) -> Terms {
+    let limits = &settings.limits;
+    Terms {
+        hostname: settings.node.hostname.as_str().into(),
+        tls: match listener.tls {
+            config::ListenerTls::Off => TlsOffer::Off,
+            config::ListenerTls::Starttls => TlsOffer::StartTls,
+            config::ListenerTls::Required => TlsOffer::Required,
+            config::ListenerTls::Implicit => TlsOffer::Implicit,
+        },
+        line_endings: LineEndings::Refuse,
+        limits: Limits {
+            message_size: limits.message_size,
+            recipients_per_message: limits.recipients_per_message,
+            recipients_per_domain: limits.recipients_per_domain,
+            hops: u32::try_from(limits.hops).unwrap_or(u32::MAX),
+            faults: u32::try_from(limits.faults).unwrap_or(u32::MAX),
+            command_patience: settings.deadlines.command,
+            body_patience: settings.deadlines.data,
+            session_age: limits.session_age,
+        },
+    }
+}
+
+pub(super) fn queue(settings: &Settings) -> queue::Settings {
+    let queue = &settings.queue;
+    queue::Settings {
+        backoff: queue::Backoff {
+            first_intervals: queue.first_intervals.clone(),
+            max_interval: queue.max_interval,
+            expire_after: queue.expire_after,
+        },
+        connections_per_next_hop: queue.connections_per_next_hop,
+        messages_per_connection: queue.messages_per_connection,
+        idle_patience: queue.idle_connection,
+        ..queue::Settings::default()
+    }
+}
+
+pub(super) fn spool(settings: &Settings) -> spool::Settings {
+    let spool = &settings.spool;
+    spool::Settings {
+        dir: settings.node.state_dir.join("spool"),
+        segment_bytes: spool.segment_size,
+        own_file_above: spool.large_body,
+        draft_memory_bytes: spool.draft_memory,
+        draft_in_memory_bytes: usize::try_from(spool.draft_size).unwrap_or(usize::MAX),
+        commit_deadline: settings.deadlines.commit,
+        min_free_bytes: spool.min_free,
+    }
+}
+
+pub(super) fn ceilings(settings: &Settings) -> Ceilings {
+    Ceilings { resident_bytes: settings.limits.memory, messages: settings.queue.max_messages }
+}
+
+pub(super) fn delivery_patience(settings: &Settings) -> delivery::Patience {
+    let deadlines = &settings.deadlines;
+    delivery::Patience {
+        connect: deadlines.connect,
+        handshake: deadlines.handshake,
+        greeting: deadlines.greeting,
+        hello: deadlines.answer,
+        mail: deadlines.answer,
+        recipient: deadlines.answer,
+        data_start: deadlines.data_start,
+        data_block: deadlines.data_block,
+        data_end: deadlines.data_end,
+        idle: settings.queue.idle_connection,
+        ..delivery::Patience::default()
+    }
+}
+
+pub(super) fn log_format(log: &config::Log) -> report::Format {
+    match log.format {
+        config::LogFormat::Auto => report::Format::Auto,
+        config::LogFormat::Text => report::Format::Text,
+        config::LogFormat::Json => report::Format::Json,
+    }
+}
+
+pub(super) fn log_filter(log: &config::Log) -> &'static str {
+    match log.level {
+        config::LogLevel::Error => "error",
+        config::LogLevel::Warn => "warn",
+        config::LogLevel::Info => "info",
+        config::LogLevel::Debug => "landfall=debug,info",
+        config::LogLevel::Trace => "landfall=trace,debug",
+    }
+}

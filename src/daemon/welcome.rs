@@ -1,0 +1,90 @@
+//! Welcome: what a start prints for people: where it listens, which region it is, and lines to try.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::decision::{Attribution, Door, Reason, Trail};
+use crate::inquiry::{Asked, Circumstances, Inquiry};
+use crate::mail::{Address, User};
+
+/// So many users are looked at for an example of each answer.
+const EXAMPLES_FROM: usize = 200;
+
+pub(super) fn print(settings: &Settings, inquiry: &Inquiry, addresses: &[(Arc<str>, SocketAddr)]) {
+    println!(
+        "landfall {}: {} in region {}",
+        env!("CARGO_PKG_VERSION"),
+        settings.node.hostname,
+        settings.node.region
+    );
+    for (name, address) in addresses {
+        println!("listening on {address} ({name})");
+    }
+    let Some((_, address)) = addresses.first() else { return };
+    let examples = Examples::find(inquiry);
+    let line = |recipient: &Address| {
+        format!("  swaks --server {} --port {} --to {recipient}", address.ip(), address.port())
+    };
+    let shown = [
+        (&examples.accepted, "250: the message goes to its region's store"),
+        (&examples.wrong_region, "451 4.4.62 ... ATTR35: that mail enters in another region"),
+        (&examples.unknown, "550 5.4.1: nobody of that name"),
+    ];
+    if shown.iter().any(|(example, _)| example.is_some()) {
+        println!("try:");
+    }
+    for (example, answer) in shown {
+        if let Some(recipient) = example {
+            println!("{}\n    {answer}", line(recipient));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Examples {
+    accepted: Option<Address>,
+    wrong_region: Option<Address>,
+    unknown: Option<Address>,
+}
+
+impl Examples {
+    fn find(inquiry: &Inquiry) -> Self {
+        let mut examples = Self::default();
+        let table = inquiry.directory().table();
+        for (user, _) in table.users().take(EXAMPLES_FROM) {
+            examples.look_at(inquiry, &user);
+        }
+        examples
+    }
+
+    fn look_at(&mut self, inquiry: &Inquiry, user: &User) {
+        match ask(inquiry, &user.primary) {
+            Some(Ok(())) if self.accepted.is_none() => {
+                let nobody = Address::parse(&format!("nobody@{}", user.primary.domain())).ok();
+                self.unknown =
+                    nobody.filter(|nobody| ask(inquiry, nobody) == Some(Err(Reason::UnknownRecipient)));
+                self.accepted = Some(user.primary.clone());
+            }
+            Some(Err(Reason::WrongRegion)) if self.wrong_region.is_none() => {
+                self.wrong_region = Some(user.primary.clone());
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// The decision for a stranger's mail, when it needs no waiting.
+fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Reason>> {
+    let circumstances =
+        Circumstances { attribution: &Attribution::Incoming, door: Door::Regular, region_so_far: None };
+    let asked = Asked::Mailbox(address.clone());
+    let rules = inquiry.rules();
+    let mut trail = Trail::off();
+    let mut decision = std::pin::pin!(inquiry.admit(&rules, &asked, &circumstances, &mut trail));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match decision.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(decided) => Some(decided.map(|_| ()).map_err(|refused| refused.reason)),
+        std::task::Poll::Pending => None,
+    }
+}

@@ -1,0 +1,274 @@
+//! Home: where does this recipient's mail belong, and can we get it there?
+//!
+//! `decide_home` answers at RCPT; `decide_place` answers again before each attempt (rule 89), when the
+//! message is already ours and only the way on is in question.
+
+use std::sync::Arc;
+
+use crate::mail::{
+    AcceptedDomain, Address, DomainKind, Lookup, NextHop, NextHopName, OutboundConnector, Region, Residency,
+    Tenant, Transport, User,
+};
+
+use super::{Attribution, Entry, Reason, Rules, Trail};
+
+/// Where a recipient's mail goes from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub next_hop: NextHop,
+    /// The home region; `None` where no region's mailbox is the goal (smart hosts, the internet).
+    pub home: Option<Region>,
+    pub irr: Irr,
+}
+
+/// Whether in-region routing applies to a recipient (spec, section 0), for trace and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Irr {
+    Applied,
+    NotApplied(IrrMiss),
+}
+
+/// Why in-region routing did not apply; mail flows all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IrrMiss {
+    /// The recipient is no user of ours.
+    NoUser,
+    /// The tenant has it off, or the primary domain has no mail_flow_region.
+    NotEnabled,
+    /// Rule 13: an alias in an IRR domain, the primary address elsewhere.
+    NotPrimaryDomain,
+    /// Rule 12: the home region is not the domain's.
+    PdlMismatch,
+    MissingLicense,
+}
+
+impl Irr {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::NotApplied(IrrMiss::NoUser) => "no-user",
+            Self::NotApplied(IrrMiss::NotEnabled) => "not-enabled",
+            Self::NotApplied(IrrMiss::NotPrimaryDomain) => "not-primary-domain",
+            Self::NotApplied(IrrMiss::PdlMismatch) => "pdl-mismatch",
+            Self::NotApplied(IrrMiss::MissingLicense) => "missing-license",
+        }
+    }
+}
+
+/// The PDL when the tenant allows it; the default region otherwise (spec, section 0).
+pub fn home_region(tenant: &Tenant, user: &User) -> Region {
+    user.preferred_data_location
+        .as_deref()
+        .and_then(Region::parse)
+        .filter(|region| tenant.allows(*region))
+        .unwrap_or(tenant.default_region)
+}
+
+/// May this recipient be accepted, and where does its mail go? Comes after `decide_entry`.
+pub fn decide_home(
+    rules: &Rules,
+    entry: &Entry,
+    recipient: &Address,
+    user: Lookup<&User>,
+    attribution: &Attribution,
+    trail: &mut Trail,
+) -> Result<Place, Reason> {
+    let Entry::Hosted { domain, ingress } = entry else {
+        return Ok(foreign_place(attribution.tenant(), recipient, trail));
+    };
+    if domain.sending_to_disabled {
+        trail.step("23", || format!("sending to {} is disabled", domain.name));
+        return Err(Reason::SendingDisabled);
+    }
+    let place = hosted_place(rules, domain, *ingress, recipient, user, trail)?;
+    let Some(home) = place.home else { return Ok(place) };
+    if home == rules.node_region {
+        return Ok(place);
+    }
+    if matches!(attribution, Attribution::PeerEdge(_)) {
+        // Stale directories must not ping-pong a message between edges.
+        trail.step("6.peers", || {
+            format!("the home region is {home}, and a peer's mail is never relayed onward")
+        });
+        return Err(Reason::NoRoute);
+    }
+    if domain.tenant.residency == Residency::Strict {
+        trail
+            .step("22", || format!("strict residency: the home region is {home}, not {}", rules.node_region));
+        return Err(Reason::WrongRegion);
+    }
+    Ok(place)
+}
+
+/// Where a message that is already ours goes on, asked before each attempt (rule 89).
+pub fn decide_place(
+    rules: &Rules,
+    transport: Transport,
+    domain: Lookup<Arc<AcceptedDomain>>,
+    recipient: &Address,
+    user: Lookup<&User>,
+    connector_tenant: Option<&Arc<Tenant>>,
+) -> Result<Place, Reason> {
+    let mut trail = Trail::off();
+    let domain = match domain {
+        Lookup::Found(domain) => domain,
+        Lookup::Failed => return Err(Reason::DomainLookupFailed),
+        Lookup::Absent if is_own_postmaster(rules, recipient) => return own_store(rules, &mut trail),
+        Lookup::Absent => {
+            return match transport {
+                Transport::Originating | Transport::Notice => {
+                    Ok(foreign_place(connector_tenant, recipient, &mut trail))
+                }
+                Transport::Incoming | Transport::PeerEdge => Err(Reason::RelayDenied),
+            };
+        }
+    };
+    let place = hosted_place(rules, &domain, domain.ingress_region(), recipient, user, &mut trail)?;
+    let leaves = place.home.is_some_and(|home| home != rules.node_region);
+    if leaves && transport == Transport::PeerEdge {
+        return Err(Reason::NoRoute);
+    }
+    Ok(place)
+}
+
+/// `postmaster` without a domain, where no other reader is configured.
+pub fn is_own_postmaster(rules: &Rules, recipient: &Address) -> bool {
+    recipient.is_postmaster() && *recipient.domain() == rules.hostname
+}
+
+pub fn node_postmaster(rules: &Rules) -> Address {
+    Address::postmaster_at(rules.hostname.clone())
+}
+
+pub fn own_store(rules: &Rules, trail: &mut Trail) -> Result<Place, Reason> {
+    trail.step("6.addresses", || "postmaster of this node: its own store".to_owned());
+    region_place(rules, rules.node_region, Irr::NotApplied(IrrMiss::NoUser), trail)
+}
+
+fn foreign_place(tenant: Option<&Arc<Tenant>>, recipient: &Address, trail: &mut Trail) -> Place {
+    let domain = recipient.domain();
+    if let Some((tenant, connector)) =
+        tenant.and_then(|tenant| Some((tenant, tenant.outbound_connector(domain)?)))
+    {
+        return smart_host_place(tenant, connector, trail);
+    }
+    trail.step("90", || format!("{domain} is hosted by nobody here: to its MX"));
+    Place {
+        next_hop: NextHop {
+            name: NextHopName::Internet(domain.clone()),
+            endpoints: Arc::new([]),
+            tls: crate::mail::TlsLevel::Opportunistic,
+        },
+        home: None,
+        irr: Irr::NotApplied(IrrMiss::NoUser),
+    }
+}
+
+fn hosted_place(
+    rules: &Rules,
+    domain: &Arc<AcceptedDomain>,
+    ingress: Region,
+    recipient: &Address,
+    user: Lookup<&User>,
+    trail: &mut Trail,
+) -> Result<Place, Reason> {
+    match user {
+        Lookup::Found(user) => {
+            let home = home_region(&domain.tenant, user);
+            trail.step("0", || describe_home(&domain.tenant, user, home));
+            let irr = in_region_routing(domain, ingress, user, home);
+            trail.step(irr_rule(irr), || format!("in-region routing: {}", irr.word()));
+            region_place(rules, home, irr, trail)
+        }
+        Lookup::Failed => {
+            trail.step("18", || format!("the lookup of {recipient} failed"));
+            Err(Reason::RecipientLookupFailed)
+        }
+        Lookup::Absent if recipient.is_postmaster() => {
+            // RFC 5321 §4.5.1: postmaster is always accepted; unread by any user, it stays where it enters.
+            trail
+                .step("6.addresses", || format!("{recipient} is always accepted where its domain is hosted"));
+            let home = if domain.tenant.routes_in_region() { ingress } else { domain.tenant.default_region };
+            region_place(rules, home, Irr::NotApplied(IrrMiss::NoUser), trail)
+        }
+        Lookup::Absent => match domain.kind {
+            DomainKind::Authoritative => {
+                trail.step("4", || format!("{} is authoritative and has no user {recipient}", domain.name));
+                Err(Reason::UnknownRecipient)
+            }
+            DomainKind::InternalRelay => match domain.tenant.outbound_connector(recipient.domain()) {
+                Some(connector) => {
+                    trail.step("5", || format!("no user {recipient}, and {} is internal-relay", domain.name));
+                    Ok(smart_host_place(&domain.tenant, connector, trail))
+                }
+                None => {
+                    trail.step("19", || format!("internal-relay {} has no outbound connector", domain.name));
+                    Err(Reason::NoRoute)
+                }
+            },
+        },
+    }
+}
+
+fn smart_host_place(tenant: &Arc<Tenant>, connector: &OutboundConnector, trail: &mut Trail) -> Place {
+    trail.step("38", || format!("outbound connector {} of tenant {}", connector.name, tenant.id));
+    Place {
+        next_hop: NextHop {
+            name: NextHopName::SmartHost { tenant: tenant.id.clone(), connector: connector.name.clone() },
+            endpoints: connector.smart_hosts.clone(),
+            tls: connector.tls,
+        },
+        home: None,
+        irr: Irr::NotApplied(IrrMiss::NoUser),
+    }
+}
+
+fn region_place(rules: &Rules, home: Region, irr: Irr, trail: &mut Trail) -> Result<Place, Reason> {
+    let Some(next_hop) = rules.routes.get(&home) else {
+        trail.step("19", || format!("no store or relay is configured for region {home}"));
+        return Err(Reason::NoRoute);
+    };
+    trail.step(if home == rules.node_region { "6" } else { "8" }, || {
+        let endpoints: Vec<String> = next_hop.endpoints.iter().map(ToString::to_string).collect();
+        format!("next hop {} ({})", next_hop.name, endpoints.join(", "))
+    });
+    Ok(Place { next_hop: next_hop.clone(), home: Some(home), irr })
+}
+
+/// The words of section 0: primary domain's mail_flow_region = home region, and both licences.
+fn in_region_routing(domain: &AcceptedDomain, ingress: Region, user: &User, home: Region) -> Irr {
+    let miss = if !domain.tenant.routes_in_region() || domain.mail_flow_region.is_none() {
+        IrrMiss::NotEnabled
+    } else if *user.primary.domain() != domain.name {
+        IrrMiss::NotPrimaryDomain
+    } else if home != ingress {
+        IrrMiss::PdlMismatch
+    } else if !(user.licenses.multi_geo && user.licenses.mail) {
+        IrrMiss::MissingLicense
+    } else {
+        return Irr::Applied;
+    };
+    Irr::NotApplied(miss)
+}
+
+fn irr_rule(irr: Irr) -> &'static str {
+    match irr {
+        Irr::NotApplied(IrrMiss::PdlMismatch) => "12",
+        Irr::NotApplied(IrrMiss::NotPrimaryDomain) => "13",
+        Irr::Applied | Irr::NotApplied(IrrMiss::NoUser | IrrMiss::NotEnabled | IrrMiss::MissingLicense) => {
+            "0"
+        }
+    }
+}
+
+fn describe_home(tenant: &Tenant, user: &User, home: Region) -> String {
+    let pdl = user.preferred_data_location.as_deref();
+    let why = match pdl.map(|text| (text, Region::parse(text))) {
+        None => "preferred_data_location not set: the tenant's default region".to_owned(),
+        Some((_, Some(region))) if tenant.allows(region) => format!("preferred_data_location {region}"),
+        Some((text, _)) => {
+            format!("preferred_data_location '{text}' is not allowed: the tenant's default region")
+        }
+    };
+    format!("user {}: home region {home} ({why})", user.primary)
+}

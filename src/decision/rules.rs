@@ -1,0 +1,32 @@
+//! Rules: this node's own settings that decisions read, replaced whole on reload.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::mail::{Address, Domain, NextHop, Region};
+
+use super::PeerPattern;
+
+/// What becomes of a later recipient with another ingress region (rule 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MixedRegions {
+    #[default]
+    Defer,
+    /// Accept what the node may accept.
+    Split,
+}
+
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub node_region: Region,
+    /// The name in banner and greeting; `postmaster` there is ours.
+    pub hostname: Domain,
+    pub mixed_regions: MixedRegions,
+    pub propagation_window: Duration,
+    /// How each region is reached from here: stores of our own, relays to the others.
+    pub routes: BTreeMap<Region, NextHop>,
+    /// By what the edges of other regions are recognised.
+    pub peers: Vec<(Region, PeerPattern)>,
+    /// Who reads `postmaster` where no such user exists.
+    pub postmaster: Option<Address>,
+}

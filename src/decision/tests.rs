@@ -1,0 +1,405 @@
+//! The rules of the specification as a table: facts in, place or reason out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::mail::{
+    AcceptedDomain, DomainKind, DomainPattern, Endpoint, Licenses, Lookup, NextHop, NextHopName,
+    OutboundConnector, Peer, Residency, Tenant, TlsLevel, Transport, User,
+};
+
+fn region(code: &str) -> Region {
+    Region::parse(code).expect("a region code")
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(1_800_000_000_000)
+}
+
+/// A node of EUR that reaches NAM and GBR through their edges, and no other region.
+fn rules() -> Rules {
+    let hop = |name, endpoint: &str| NextHop {
+        name,
+        endpoints: Arc::new([Endpoint::parse(endpoint).expect("an endpoint")]),
+        tls: TlsLevel::Verify,
+    };
+    let routes = BTreeMap::from([
+        (region("EUR"), hop(NextHopName::Store(region("EUR")), "lmtp://store.eur.example.net")),
+        (region("NAM"), hop(NextHopName::Relay(region("NAM")), "smtp://edge.nam.example.net")),
+        (region("GBR"), hop(NextHopName::Relay(region("GBR")), "smtp://edge.gbr.example.net")),
+    ]);
+    Rules {
+        node_region: region("EUR"),
+        hostname: Domain::parse("edge1.eur.example.net").expect("a name"),
+        mixed_regions: MixedRegions::Defer,
+        propagation_window: Duration::from_secs(30 * 60),
+        routes,
+        peers: vec![
+            (region("NAM"), PeerPattern::Network("192.0.2.0/24".parse().expect("a network"))),
+            (
+                region("GBR"),
+                PeerPattern::Certificate(DomainPattern::parse("edge.gbr.example.net").expect("a name")),
+            ),
+        ],
+        postmaster: None,
+    }
+}
+
+fn tenant(default: &str, allowed: &[&str]) -> Tenant {
+    Tenant {
+        id: "contoso".into(),
+        default_region: region(default),
+        allowed_regions: allowed.iter().map(|code| region(code)).collect(),
+        multi_geo: true,
+        in_region_routing: true,
+        subscription: true,
+        residency: Residency::Documented,
+        accept_ipv6: false,
+        reject_direct_send: false,
+        route_all_via_on_premises: false,
+        inbound_connectors: Vec::new(),
+        outbound_connectors: Vec::new(),
+    }
+}
+
+fn domain(tenant: Tenant, mail_flow_region: Option<&str>) -> AcceptedDomain {
+    AcceptedDomain {
+        name: Domain::parse("contoso.com").expect("a domain"),
+        tenant: Arc::new(tenant),
+        kind: DomainKind::Authoritative,
+        match_subdomains: false,
+        mail_flow_region: mail_flow_region.map(region),
+        previous_mail_flow_region: None,
+        mail_flow_region_changed_at: None,
+        sending_to_disabled: false,
+        accept_ipv6: None,
+    }
+}
+
+fn anna() -> Address {
+    Address::parse("anna@contoso.com").expect("an address")
+}
+
+fn user(pdl: Option<&str>) -> User {
+    User { primary: anna(), preferred_data_location: pdl.map(Into::into), licenses: Licenses::default() }
+}
+
+/// One recipient's facts, changed by each row where it differs from the plain case.
+struct Case {
+    rules: Rules,
+    domain: Lookup<AcceptedDomain>,
+    user: Lookup<User>,
+    attribution: Attribution,
+    door: Door,
+    region_so_far: Option<Region>,
+    recipient: Address,
+}
+
+impl Case {
+    fn new(domain: AcceptedDomain, user: User) -> Self {
+        Self {
+            rules: rules(),
+            domain: Lookup::Found(domain),
+            user: Lookup::Found(user),
+            attribution: Attribution::Incoming,
+            door: Door::Regular,
+            region_so_far: None,
+            recipient: anna(),
+        }
+    }
+
+    fn decide(self) -> Result<Place, Reason> {
+        let domain = match self.domain {
+            Lookup::Found(domain) => Lookup::Found(Arc::new(domain)),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Failed => Lookup::Failed,
+        };
+        let facts = EntryFacts {
+            recipient_domain: self.recipient.domain(),
+            domain,
+            attribution: &self.attribution,
+            door: self.door,
+            region_so_far: self.region_so_far,
+            now: now(),
+        };
+        let mut trail = Trail::on();
+        let place = decide_entry(&self.rules, &facts, &mut trail).and_then(|entry| {
+            decide_home(
+                &self.rules,
+                &entry,
+                &self.recipient,
+                self.user.as_ref(),
+                &self.attribution,
+                &mut trail,
+            )
+        });
+        assert!(!trail.into_steps().is_empty(), "every decision leaves a trail");
+        place
+    }
+
+    fn hop(self) -> Result<String, Reason> {
+        self.decide().map(|place| place.next_hop.name.to_string())
+    }
+
+    fn irr(self) -> String {
+        self.decide().expect("accepted").irr.word().to_owned()
+    }
+}
+
+fn contoso() -> AcceptedDomain {
+    domain(tenant("NAM", &["NAM", "EUR", "GBR"]), Some("EUR"))
+}
+
+#[test]
+fn rules_1_and_17_and_20_a_domain_is_absent_or_its_lookup_failed() {
+    let with = |lookup| Case { domain: lookup, ..Case::new(contoso(), user(None)) }.hop();
+    assert_eq!(with(Lookup::Absent), Err(Reason::RelayDenied));
+    assert_eq!(with(Lookup::Failed), Err(Reason::DomainLookupFailed));
+}
+
+#[test]
+fn rule_4_and_18_a_recipient_is_absent_or_its_lookup_failed() {
+    let with = |lookup| Case { user: lookup, ..Case::new(contoso(), user(None)) }.hop();
+    assert_eq!(with(Lookup::Absent), Err(Reason::UnknownRecipient));
+    assert_eq!(with(Lookup::Failed), Err(Reason::RecipientLookupFailed));
+}
+
+#[test]
+fn rule_5_an_unknown_recipient_of_an_internal_relay_domain_goes_to_its_connector() {
+    let mut owner = tenant("NAM", &["NAM", "EUR"]);
+    let relay = |owner: Tenant| {
+        let domain = AcceptedDomain { kind: DomainKind::InternalRelay, ..domain(owner, Some("EUR")) };
+        Case { user: Lookup::Absent, ..Case::new(domain, user(None)) }.hop()
+    };
+    assert_eq!(relay(owner.clone()), Err(Reason::NoRoute));
+    owner.outbound_connectors = ["*", "contoso.com", "*.com"]
+        .iter()
+        .map(|pattern| {
+            Arc::new(OutboundConnector {
+                name: (*pattern).into(),
+                recipient_domains: vec![DomainPattern::parse(pattern).expect("a pattern")],
+                smart_hosts: Arc::new([]),
+                tls: TlsLevel::Verify,
+            })
+        })
+        .collect();
+    assert_eq!(relay(owner), Ok("smarthost:contoso/contoso.com".to_owned()));
+}
+
+#[test]
+fn rule_6_ingress_node_and_home_agree() {
+    let case = || Case::new(contoso(), user(Some("EUR")));
+    assert_eq!(case().hop(), Ok("store:EUR".to_owned()));
+    assert_eq!(case().irr(), "applied");
+}
+
+#[test]
+fn rule_7_the_node_is_not_among_the_allowed_regions() {
+    let case = Case::new(domain(tenant("NAM", &["NAM", "GBR"]), Some("GBR")), user(Some("GBR")));
+    assert_eq!(case.hop(), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn rule_8_an_allowed_region_accepts_and_relays_to_the_home_region() {
+    let case = Case::new(domain(tenant("NAM", &["NAM", "EUR", "GBR"]), Some("GBR")), user(Some("GBR")));
+    assert_eq!(case.hop(), Ok("relay:GBR".to_owned()));
+    // In-region routing on, no mail_flow_region: the default region is the ingress, and EUR is allowed.
+    let case = Case::new(domain(tenant("NAM", &["NAM", "EUR"]), None), user(Some("EUR")));
+    assert_eq!(case.hop(), Ok("store:EUR".to_owned()));
+}
+
+#[test]
+fn rule_9_without_in_region_routing_the_default_region_takes_everything() {
+    let mut owner = tenant("EUR", &["NAM", "EUR"]);
+    owner.in_region_routing = false;
+    let case = || Case::new(domain(owner.clone(), Some("NAM")), user(Some("NAM")));
+    assert_eq!(case().hop(), Ok("relay:NAM".to_owned()));
+    assert_eq!(case().irr(), "not-enabled");
+}
+
+#[test]
+fn rule_10_without_in_region_routing_allowed_regions_do_not_help() {
+    for (multi_geo, in_region_routing) in [(true, false), (false, true), (false, false)] {
+        let owner = Tenant { multi_geo, in_region_routing, ..tenant("NAM", &["NAM", "EUR"]) };
+        let case = Case::new(domain(owner, Some("EUR")), user(Some("EUR")));
+        assert_eq!(case.hop(), Err(Reason::WrongRegion), "multi_geo {multi_geo}, irr {in_region_routing}");
+    }
+}
+
+#[test]
+fn rule_11_a_legacy_listener_takes_nothing() {
+    let case = || Case { door: Door::Legacy, ..Case::new(contoso(), user(Some("EUR"))) };
+    assert_eq!(case().hop(), Err(Reason::WrongRegion));
+    assert_eq!(Case { domain: Lookup::Absent, ..case() }.hop(), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn rules_12_and_13_and_licences_mail_flows_and_the_reason_is_known() {
+    assert_eq!(Case::new(contoso(), user(Some("NAM"))).hop(), Ok("relay:NAM".to_owned()));
+    assert_eq!(Case::new(contoso(), user(Some("NAM"))).irr(), "pdl-mismatch");
+    let elsewhere = Address::parse("anna@other.example").expect("an address");
+    let alias = User { primary: elsewhere, ..user(Some("EUR")) };
+    assert_eq!(Case::new(contoso(), alias).irr(), "not-primary-domain");
+    let unlicensed = User { licenses: Licenses { multi_geo: false, mail: true }, ..user(Some("EUR")) };
+    assert_eq!(Case::new(contoso(), unlicensed).irr(), "missing-license");
+}
+
+#[test]
+fn section_0_a_pdl_that_is_unset_unknown_or_not_allowed_means_the_default_region() {
+    for pdl in [None, Some("NAN"), Some("JPN"), Some("not a code")] {
+        assert_eq!(Case::new(contoso(), user(pdl)).hop(), Ok("relay:NAM".to_owned()), "{pdl:?}");
+    }
+    assert_eq!(Case::new(contoso(), user(Some("eur"))).hop(), Ok("store:EUR".to_owned()));
+}
+
+#[test]
+fn rule_14_a_later_recipient_of_another_region_waits_unless_split() {
+    let case = || Case { region_so_far: Some(region("GBR")), ..Case::new(contoso(), user(Some("EUR"))) };
+    assert_eq!(case().hop(), Err(Reason::MixedRegions));
+    let mut split = case();
+    split.rules.mixed_regions = MixedRegions::Split;
+    assert_eq!(split.hop(), Ok("store:EUR".to_owned()));
+    // It comes after rules 7 to 10: what does not enter here at all is told so.
+    let wrong = domain(tenant("NAM", &["NAM"]), Some("NAM"));
+    let case = Case { region_so_far: Some(region("EUR")), ..Case::new(wrong, user(None)) };
+    assert_eq!(case.hop(), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn rule_16_no_subscription_comes_before_the_region() {
+    let owner = Tenant { subscription: false, ..tenant("NAM", &["NAM"]) };
+    assert_eq!(Case::new(domain(owner, Some("NAM")), user(None)).hop(), Err(Reason::NoSubscription));
+}
+
+#[test]
+fn rule_19_a_home_region_without_a_route() {
+    let case = Case::new(domain(tenant("JPN", &["EUR", "JPN"]), Some("EUR")), user(Some("JPN")));
+    assert_eq!(case.hop(), Err(Reason::NoRoute));
+}
+
+#[test]
+fn rule_20_a_failed_lookup_is_told_apart_from_every_refusal() {
+    for reason in [Reason::DomainLookupFailed, Reason::RecipientLookupFailed] {
+        assert!(reason.is_lookup_failure());
+    }
+    for reason in [Reason::RelayDenied, Reason::UnknownRecipient, Reason::WrongRegion, Reason::NoRoute] {
+        assert!(!reason.is_lookup_failure());
+    }
+}
+
+#[test]
+fn rule_21_the_old_region_accepts_while_a_change_propagates() {
+    let moved = |minutes_ago: i64, previous: Option<&str>| AcceptedDomain {
+        mail_flow_region_changed_at: Some(Timestamp::from_millis(now().millis() - minutes_ago * 60_000)),
+        previous_mail_flow_region: previous.map(region),
+        ..domain(tenant("NAM", &["NAM", "GBR"]), Some("GBR"))
+    };
+    let hop = |domain| Case::new(domain, user(Some("GBR"))).hop();
+    assert_eq!(hop(moved(29, Some("EUR"))), Ok("relay:GBR".to_owned()));
+    assert_eq!(hop(moved(30, Some("EUR"))), Err(Reason::WrongRegion));
+    assert_eq!(hop(moved(1, Some("NAM"))), Err(Reason::WrongRegion));
+    assert_eq!(hop(moved(1, None)), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn rule_22_strict_residency_accepts_only_what_lives_here() {
+    let strict =
+        |default: &str| Tenant { residency: Residency::Strict, ..tenant(default, &["NAM", "EUR", "GBR"]) };
+    let hop = |flow: &str, user| Case::new(domain(strict("NAM"), Some(flow)), user).hop();
+    assert_eq!(hop("EUR", user(Some("EUR"))), Ok("store:EUR".to_owned()));
+    assert_eq!(hop("EUR", user(Some("GBR"))), Err(Reason::WrongRegion));
+    // Outside the ingress region the domain alone answers: nobody is looked up.
+    let outside = Case { user: Lookup::Failed, ..Case::new(domain(strict("NAM"), Some("GBR")), user(None)) };
+    assert_eq!(outside.hop(), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn rule_23_sending_disabled_is_told_only_where_the_domain_enters() {
+    let disabled = AcceptedDomain { sending_to_disabled: true, ..contoso() };
+    assert_eq!(Case::new(disabled, user(Some("EUR"))).hop(), Err(Reason::SendingDisabled));
+    let owner = tenant("NAM", &["NAM"]);
+    let elsewhere = AcceptedDomain { sending_to_disabled: true, ..domain(owner, Some("NAM")) };
+    assert_eq!(Case::new(elsewhere, user(None)).hop(), Err(Reason::WrongRegion));
+}
+
+#[test]
+fn section_6_a_peer_edge_hands_over_and_is_never_relayed_onward() {
+    let peer = || Attribution::PeerEdge(region("NAM"));
+    let wrong_here = || domain(tenant("NAM", &["NAM"]), Some("NAM"));
+    let from_peer = |domain, pdl| Case { attribution: peer(), ..Case::new(domain, user(pdl)) };
+    assert_eq!(from_peer(contoso(), Some("EUR")).hop(), Ok("store:EUR".to_owned()));
+    assert_eq!(from_peer(contoso(), Some("GBR")).hop(), Err(Reason::NoRoute));
+    assert_eq!(from_peer(wrong_here(), None).hop(), Err(Reason::NoRoute));
+    let mixed = Case { region_so_far: Some(region("GBR")), ..from_peer(contoso(), Some("EUR")) };
+    assert_eq!(mixed.hop(), Ok("store:EUR".to_owned()));
+    let stranger = Case { domain: Lookup::Absent, ..from_peer(contoso(), None) };
+    assert_eq!(stranger.hop(), Err(Reason::RelayDenied));
+}
+
+#[test]
+fn section_6_peers_are_recognised_by_network_or_certificate() {
+    let rules = rules();
+    let peer = |ip: &str, names: &[&str]| {
+        let mut peer = Peer::new(ip.parse().expect("an address"));
+        peer.tls = Some(crate::mail::TlsFacts {
+            verified_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        });
+        attribute(&rules, &peer)
+    };
+    assert_eq!(peer("192.0.2.9", &[]), Attribution::PeerEdge(region("NAM")));
+    assert_eq!(peer("::ffff:192.0.2.9", &[]), Attribution::PeerEdge(region("NAM")));
+    assert_eq!(peer("198.51.100.1", &["Edge.GBR.example.net"]), Attribution::PeerEdge(region("GBR")));
+    assert_eq!(peer("198.51.100.1", &["other.example.net"]), Attribution::Incoming);
+}
+
+#[test]
+fn section_6_originating_clients_reach_foreign_and_elsewhere_hosted_domains() {
+    let owner = Arc::new(tenant("EUR", &["EUR"]));
+    let originating = || Attribution::Originating { tenant: owner.clone(), connector: "hq".into() };
+    let elsewhere = domain(tenant("NAM", &["NAM"]), Some("NAM"));
+    let case = Case { attribution: originating(), ..Case::new(elsewhere, user(None)) };
+    assert_eq!(case.hop(), Ok("relay:NAM".to_owned()));
+    let foreign =
+        Case { attribution: originating(), domain: Lookup::Absent, ..Case::new(contoso(), user(None)) };
+    assert_eq!(foreign.hop(), Ok("internet:contoso.com".to_owned()));
+}
+
+#[test]
+fn section_6_postmaster_is_always_accepted_where_its_domain_is_hosted() {
+    let postmaster = Address::parse("PostMaster@contoso.com").expect("an address");
+    let case = Case { recipient: postmaster, user: Lookup::Absent, ..Case::new(contoso(), user(None)) };
+    assert_eq!(case.hop(), Ok("store:EUR".to_owned()));
+}
+
+#[test]
+fn rule_89_the_way_on_is_decided_anew_for_what_is_already_ours() {
+    let rules = rules();
+    let place = |transport, domain: Lookup<AcceptedDomain>, user: Lookup<User>| {
+        let domain = match domain {
+            Lookup::Found(domain) => Lookup::Found(Arc::new(domain)),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Failed => Lookup::Failed,
+        };
+        decide_place(&rules, transport, domain, &anna(), user.as_ref(), None)
+            .map(|place| place.next_hop.name.to_string())
+    };
+    let found = |pdl| (Lookup::Found(contoso()), Lookup::Found(user(pdl)));
+    let (domain, moved) = found(Some("GBR"));
+    assert_eq!(place(Transport::Incoming, domain, moved), Ok("relay:GBR".to_owned()));
+    let (domain, moved) = found(Some("GBR"));
+    assert_eq!(place(Transport::PeerEdge, domain, moved), Err(Reason::NoRoute));
+    assert_eq!(place(Transport::Incoming, Lookup::Failed, Lookup::Absent), Err(Reason::DomainLookupFailed));
+    assert_eq!(place(Transport::Incoming, Lookup::Absent, Lookup::Absent), Err(Reason::RelayDenied));
+    assert_eq!(
+        place(Transport::Notice, Lookup::Absent, Lookup::Absent),
+        Ok("internet:contoso.com".to_owned())
+    );
+    assert_eq!(
+        place(Transport::Incoming, Lookup::Found(contoso()), Lookup::Absent),
+        Err(Reason::UnknownRecipient)
+    );
+}

@@ -1,0 +1,322 @@
+//! Transfer: drives a Dialogue with real bytes.
+//!
+//! Owns one connection to one endpoint: carries out each Action, feeds back the next Input, and gives no
+//! wait more than its patience. `courier` opens it and decides what comes after it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::dialogue::{Action, Dialogue, Form, Freight, Input, Octets};
+use super::verdict::{Breakage, Wait};
+use super::{Content, Parcel, Patience, Services};
+use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel};
+use crate::net::{self, Trust, Wire, within};
+use crate::smtp::encode::DataEncoder;
+use crate::smtp::response::{Response, ResponseReader};
+
+/// A long body is sent whenever this much of it has been read.
+const FLUSH_AT: usize = 256 * 1024;
+
+/// What a parcel came to on one connection.
+#[derive(Debug)]
+pub(super) enum Transferred {
+    Finished(Vec<Outcome>),
+    Interrupted(Vec<Outcome>),
+    Unusable(RemoteReply),
+}
+
+/// Why a connection did not come up.
+#[derive(Debug)]
+pub(super) enum NotReady {
+    Unusable(RemoteReply),
+    /// Plain text is allowed, and may do better.
+    NoHandshake(RemoteReply),
+}
+
+/// Where Return-Path is added: final delivery only (spec, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Final,
+    OnTheWay,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    wire: Wire,
+    reader: ResponseReader,
+    dialogue: Dialogue,
+    place: Place,
+    pub(super) idle_since: Instant,
+}
+
+impl Connection {
+    /// Greets, and turns to TLS as the dialogue demands. `server_name` is what a certificate must prove.
+    pub(super) async fn open(
+        wire: Wire,
+        dialogue: Dialogue,
+        place: Place,
+        tls: TlsLevel,
+        server_name: &str,
+        services: &Services,
+    ) -> Result<Self, NotReady> {
+        let reader = ResponseReader::default();
+        let mut connection = Self { wire, reader, dialogue, place, idle_since: Instant::now() };
+        let mut action = connection.dialogue.on(Input::Connected);
+        loop {
+            action = match action {
+                Action::Say(words, wait) => {
+                    connection.wire.put(&words);
+                    connection.converse(wait, &services.patience).await
+                }
+                Action::Secure => {
+                    let secured;
+                    (connection, secured) = connection.secure(tls, server_name, services).await?;
+                    connection.dialogue.on(Input::Secured(secured))
+                }
+                Action::Ready => return Ok(connection),
+                Action::Unusable(reply) => return Err(NotReady::Unusable(reply)),
+                Action::NoHandshake(reply) => return Err(NotReady::NoHandshake(reply)),
+                Action::Send(..) | Action::Finished(_) | Action::Interrupted(_) => {
+                    unreachable!("no parcel was given yet")
+                }
+            };
+        }
+    }
+
+    /// A failed handshake takes the connection with it; the dialogue then says what that means.
+    async fn secure(
+        mut self,
+        tls: TlsLevel,
+        server_name: &str,
+        services: &Services,
+    ) -> Result<(Self, Result<(), String>), NotReady> {
+        let patience = services.patience.handshake;
+        match self.wire.connect_tls(&services.tls, trust(tls), server_name, patience).await {
+            Ok((wire, _facts)) => {
+                self.wire = wire;
+                Ok((self, Ok(())))
+            }
+            Err(error) => match self.dialogue.on(Input::Secured(Err(error.to_string()))) {
+                Action::NoHandshake(reply) => Err(NotReady::NoHandshake(reply)),
+                Action::Unusable(reply) => Err(NotReady::Unusable(reply)),
+                other => unreachable!("a failed handshake leads to {other:?}"),
+            },
+        }
+    }
+
+    /// Hands one parcel over. Afterwards `is_ready` tells whether the connection can take another.
+    pub(super) async fn transfer(&mut self, parcel: &Parcel<'_>, patience: &Patience) -> Transferred {
+        let return_path = match self.place {
+            Place::Final => return_path(parcel.envelope),
+            Place::OnTheWay => Bytes::new(),
+        };
+        let content = parcel.content;
+        let octets = if self.dialogue.must_know_octets(parcel.envelope.body) {
+            octets_of(content).await
+        } else {
+            Octets::NotLooked
+        };
+        let freight = Freight { size: return_path.len() as u64 + content.len(), octets };
+        let mut action = self.dialogue.on(Input::Deliver(parcel, freight));
+        loop {
+            action = match action {
+                Action::Say(words, wait) => {
+                    self.wire.put(&words);
+                    self.converse(wait, patience).await
+                }
+                Action::Send(words, form) => {
+                    self.wire.put(&words);
+                    match self.send(&return_path, content, form, patience).await {
+                        Ok(()) => self.dialogue.on(Input::ContentSent),
+                        Err(Breakage::Closed | Breakage::Io(_)) => {
+                            // A server that refuses early may have said why before it closed.
+                            self.listen(Wait::DataEnd, patience.courtesy).await
+                        }
+                        Err(cause) => self.dialogue.on(Input::Broken(cause)),
+                    }
+                }
+                Action::Finished(outcomes) => {
+                    self.idle_since = Instant::now();
+                    return Transferred::Finished(outcomes);
+                }
+                Action::Interrupted(outcomes) => return Transferred::Interrupted(outcomes),
+                Action::Unusable(reply) => return Transferred::Unusable(reply),
+                Action::Secure | Action::Ready | Action::NoHandshake(_) => {
+                    unreachable!("the session is already up")
+                }
+            };
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.dialogue.is_ready()
+    }
+
+    /// Whether the peer is still there and silent, without waiting: who speaks now has only 421 to say.
+    pub(super) async fn is_alive(&mut self) -> bool {
+        if !self.wire.pending().is_empty() {
+            return false;
+        }
+        let mut fill = pin!(self.wire.fill());
+        poll_fn(|cx| Poll::Ready(fill.as_mut().poll(cx).is_pending())).await
+    }
+
+    /// Takes leave. Nothing depends on the answer.
+    pub(super) async fn quit(mut self, patience: Duration) {
+        self.wire.put(b"QUIT\r\n");
+        let leave = async {
+            self.wire.flush().await?;
+            while self.wire.fill().await? > 0 {
+                let heard = self.wire.pending().len();
+                self.wire.consume(heard);
+            }
+            self.wire.close().await
+        };
+        // A peer that has gone already is as well.
+        let _ = within(patience, leave).await;
+    }
+
+    /// Says what was put, and hears one answer.
+    async fn converse(&mut self, wait: Wait, patience: &Patience) -> Action {
+        let limit = patience.of(wait);
+        // What cannot be sent may have been answered all the same: the last words of a server that closes.
+        let _ = within(limit, self.wire.flush()).await;
+        self.listen(wait, limit).await
+    }
+
+    async fn listen(&mut self, wait: Wait, patience: Duration) -> Action {
+        match self.hear(patience).await {
+            Ok(answer) => {
+                tracing::trace!(host = self.dialogue.host(), ?wait, code = answer.code, "answered");
+                self.dialogue.on(Input::Answered(&answer))
+            }
+            Err(cause) => self.dialogue.on(Input::Broken(cause)),
+        }
+    }
+
+    /// One whole answer, within the patience.
+    async fn hear(&mut self, patience: Duration) -> Result<Response, Breakage> {
+        let hearing = async {
+            loop {
+                let progress = self.reader.read(self.wire.pending()).map_err(Breakage::Malformed)?;
+                self.wire.consume(progress.consumed);
+                if let Some(response) = progress.response {
+                    return Ok(response);
+                }
+                if self.wire.fill().await.map_err(|error| breakage(&error))? == 0 {
+                    return Err(Breakage::Closed);
+                }
+            }
+        };
+        tokio::time::timeout(patience, hearing).await.unwrap_or(Err(Breakage::TimedOut))
+    }
+
+    /// Sends the content, byte for byte, in whichever form.
+    async fn send(
+        &mut self,
+        return_path: &Bytes,
+        content: &Content,
+        form: Form,
+        patience: &Patience,
+    ) -> Result<(), Breakage> {
+        let mut encoder = DataEncoder::default();
+        let mut next = Some(return_path.clone());
+        let mut head = Some(content.head.clone());
+        let mut body = content.body.reader();
+        while let Some(part) = next {
+            match form {
+                Form::Chunk => self.wire.put_bytes(part),
+                Form::Dotted => encoder
+                    .encode(&part, |slice| self.wire.put_bytes(slice))
+                    .map_err(|_| Breakage::Unencodable)?,
+            }
+            if self.wire.queued() >= FLUSH_AT {
+                self.flush(patience.data_block).await?;
+            }
+            next = match head.take() {
+                Some(head) => Some(head),
+                None => body.next().await.map_err(|error| Breakage::Content(error.to_string()))?,
+            };
+        }
+        if form == Form::Dotted {
+            self.wire.put(encoder.finish().map_err(|_| Breakage::Unencodable)?);
+        }
+        self.flush(patience.data_block).await
+    }
+
+    async fn flush(&mut self, patience: Duration) -> Result<(), Breakage> {
+        within(patience, self.wire.flush()).await.map_err(|error| breakage(&error))
+    }
+}
+
+impl Patience {
+    fn of(&self, wait: Wait) -> Duration {
+        match wait {
+            Wait::Greeting => self.greeting,
+            Wait::Hello | Wait::StartTls => self.hello,
+            Wait::Reset => self.courtesy,
+            Wait::Mail => self.mail,
+            Wait::Recipient => self.recipient,
+            Wait::DataStart => self.data_start,
+            Wait::DataEnd => self.data_end,
+        }
+    }
+}
+
+pub(super) fn trust(tls: TlsLevel) -> Trust {
+    match tls {
+        TlsLevel::Off | TlsLevel::Opportunistic | TlsLevel::Encrypt => Trust::Anyone,
+        TlsLevel::Verify => Trust::Named,
+    }
+}
+
+fn breakage(error: &io::Error) -> Breakage {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Breakage::TimedOut,
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => Breakage::Closed,
+        _ => Breakage::Io(error.to_string()),
+    }
+}
+
+/// `Return-Path: <anna@contoso.com>`, as final delivery records the sender (RFC 5321 §4.4).
+pub(super) fn return_path(envelope: &Envelope) -> Bytes {
+    let sender = envelope.sender.as_ref().map(ToString::to_string).unwrap_or_default();
+    format!("Return-Path: <{sender}>\r\n").into()
+}
+
+async fn octets_of(content: &Content) -> Octets {
+    let mut body = content.body.reader();
+    let mut part = content.head.clone();
+    loop {
+        if !part.is_ascii() {
+            return Octets::EightBit;
+        }
+        part = match body.next().await {
+            Ok(Some(part)) => part,
+            // The transfer meets the same error, and says so.
+            Ok(None) | Err(_) => return Octets::SevenBit,
+        };
+    }
+}
+
+/// What went wrong before there was a conversation.
+pub(super) fn not_connected(error: &net::Error) -> super::verdict::Obstacle {
+    use super::verdict::Obstacle;
+    match error {
+        net::Error::TimedOut => Obstacle::ConnectTimedOut,
+        net::Error::Closed | net::Error::Io(_) => Obstacle::NotConnected(error.to_string()),
+        net::Error::Tls(_) | net::Error::ServerName(_) | net::Error::Certificate(_) => {
+            Obstacle::HandshakeFailed(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! File: the directory file and its user files, read into a `Table`.
+//!
+//! Owns their keys and what may not stand together in them. Everything wrong is noted and the walk
+//! goes on; whoever asked must look at the notes before using the table.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Table;
+use super::user_file;
+use crate::document::{Entry, Notes, Page, Section};
+use crate::mail::{
+    AcceptedDomain, Address, ConnectorKind, DomainKind, DomainPattern, InboundConnector, Licenses,
+    OutboundConnector, Region, Regions, Residency, Tenant, TlsLevel, User,
+};
+
+pub(super) const LICENSES: [(&str, License); 2] = [("multi-geo", License::MultiGeo), ("mail", License::Mail)];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum License {
+    MultiGeo,
+    Mail,
+}
+
+pub(super) fn licenses(held: &[License]) -> Licenses {
+    Licenses { multi_geo: held.contains(&License::MultiGeo), mail: held.contains(&License::Mail) }
+}
+
+/// The directory that `text` describes. `file` is what mistakes call it; `base` is where the paths
+/// in it begin; `subaddress` separates `user` and `tag`.
+pub fn read(
+    file: &str,
+    text: &str,
+    base: &Path,
+    regions: &Regions,
+    subaddress: Option<char>,
+    notes: &Notes,
+) -> Table {
+    let mut table = Table::new(subaddress);
+    let Some(page) = Page::open(file, text, notes) else { return table };
+    let top = page.top();
+    // All domains before the first user, so that an address at another tenant's is called just that.
+    let sections = top.sections("tenant", "id");
+    let tenants: Vec<_> = sections.iter().map(|section| read_tenant(section, regions, &mut table)).collect();
+    for (section, tenant) in sections.iter().zip(&tenants) {
+        for user in section.sections("user", "address") {
+            read_user(&user, tenant, regions, &mut table);
+        }
+    }
+    for source in top.sections("user_file", "path") {
+        source.require("path", "the path of a CSV file", |entry| {
+            let path = entry.file(base)?;
+            user_file::read(entry, &path, regions, notes, &mut table);
+            Some(())
+        });
+    }
+    table.shrink();
+    table
+}
+
+/// The tenant with its domains; not its users.
+fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) -> Arc<Tenant> {
+    let tenant = Arc::new(tenant(section, regions));
+    if table.tenants().any(|other| other.id == tenant.id) && !tenant.id.is_empty() {
+        section.mistake("id", format!("\"{}\" names an earlier tenant too", tenant.id), "an id of its own");
+    }
+    table.add_tenant(Arc::clone(&tenant));
+    for domain in section.sections("domain", "name") {
+        read_domain(&domain, &tenant, regions, table);
+    }
+    tenant
+}
+
+fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
+    let region = |entry: &Entry<'_>| entry.region(regions);
+    let id = section.require("id", "a name for the tenant", Entry::text).unwrap_or_default();
+    let default_region = section
+        .require("default_region", "the tenant's central region, such as \"NAM\"", region)
+        // A mistake is noted, so this table is never used; the walk needs some region to go on.
+        .unwrap_or_else(|| Region::parse("NAM").expect("a code of the table"));
+    let mut allowed_regions = section.list("allowed_regions", region).unwrap_or_default();
+    if !allowed_regions.contains(&default_region) {
+        allowed_regions.push(default_region);
+    }
+    let residency = [("documented", Residency::Documented), ("strict", Residency::Strict)];
+    let inbound_connectors = inbound_connectors(section);
+    let outbound_connectors = outbound_connectors(section);
+    let route_all_via_on_premises = section.read_or("route_all_via_on_premises", false, Entry::flag);
+    if route_all_via_on_premises && outbound_connectors.is_empty() {
+        section.mistake(
+            "route_all_via_on_premises",
+            "needs a way to the tenant's own servers",
+            "an [[tenant.outbound_connector]]",
+        );
+    }
+    Tenant {
+        id: id.into(),
+        default_region,
+        allowed_regions,
+        multi_geo: section.read_or("multi_geo", false, Entry::flag),
+        in_region_routing: section.read_or("in_region_routing", false, Entry::flag),
+        subscription: section.read_or("subscription", true, Entry::flag),
+        residency: section.read_or("residency", Residency::Documented, |entry| entry.word(&residency)),
+        accept_ipv6: section.read_or("accept_ipv6", false, Entry::flag),
+        reject_direct_send: section.read_or("reject_direct_send", false, Entry::flag),
+        route_all_via_on_premises,
+        inbound_connectors,
+        outbound_connectors,
+    }
+}
+
+fn inbound_connectors(section: &Section<'_>) -> Vec<InboundConnector> {
+    let mut connectors: Vec<InboundConnector> = Vec::new();
+    for section in section.sections("inbound_connector", "name") {
+        let connector = inbound_connector(&section);
+        note_twin(&section, &connector.name, connectors.iter().map(|other| &other.name));
+        connectors.push(connector);
+    }
+    connectors
+}
+
+fn inbound_connector(section: &Section<'_>) -> InboundConnector {
+    let name = section.require("name", "a name for the connector", Entry::text).unwrap_or_default();
+    let kinds = [("on-premises", ConnectorKind::OnPremises), ("partner", ConnectorKind::Partner)];
+    let kind = section.require("type", "\"on-premises\" or \"partner\"", |entry| entry.word(&kinds));
+    let certificate_names = section.list("certificate_names", Entry::certificate_name).unwrap_or_default();
+    let source_ips = section.list("source_ips", Entry::source_network).unwrap_or_default();
+    let sender_domains = section.list("sender_domains", Entry::pattern);
+    let require_tls = section.read_or("require_tls", false, Entry::flag);
+    let restrict_to_ip = section.read_or("restrict_to_ip", false, Entry::flag);
+    let restrict_to_certificate = section.read_or("restrict_to_certificate", false, Entry::flag);
+
+    let (names_certificates, names_ips) =
+        (section.has_items("certificate_names"), section.has_items("source_ips"));
+    match kind {
+        Some(ConnectorKind::OnPremises) => {
+            if !names_certificates && !names_ips {
+                section.mistake("", "never matches anyone", "certificate_names or source_ips");
+            }
+            for (key, set) in
+                [("restrict_to_ip", restrict_to_ip), ("restrict_to_certificate", restrict_to_certificate)]
+            {
+                if set {
+                    section.mistake(
+                        key,
+                        "has a meaning for partners only",
+                        "type = \"partner\", or no such key",
+                    );
+                }
+            }
+        }
+        Some(ConnectorKind::Partner) => {
+            section.refuse_empty("sender_domains", "the partner's domains");
+            if restrict_to_ip && !names_ips {
+                section.mistake("restrict_to_ip", "names no addresses to restrict to", "source_ips");
+            }
+            if restrict_to_certificate && !names_certificates {
+                section.mistake(
+                    "restrict_to_certificate",
+                    "names no certificate to restrict to",
+                    "certificate_names",
+                );
+            }
+        }
+        None => {}
+    }
+    InboundConnector {
+        name: name.into(),
+        kind: kind.unwrap_or(ConnectorKind::OnPremises),
+        certificate_names,
+        source_ips,
+        sender_domains: sender_domains.unwrap_or_else(|| vec![DomainPattern::All]),
+        require_tls,
+        restrict_to_ip,
+        restrict_to_certificate,
+    }
+}
+
+fn outbound_connectors(section: &Section<'_>) -> Vec<Arc<OutboundConnector>> {
+    let mut connectors: Vec<Arc<OutboundConnector>> = Vec::new();
+    for section in section.sections("outbound_connector", "name") {
+        let connector = outbound_connector(&section);
+        note_twin(&section, &connector.name, connectors.iter().map(|other| &other.name));
+        connectors.push(Arc::new(connector));
+    }
+    connectors
+}
+
+fn outbound_connector(section: &Section<'_>) -> OutboundConnector {
+    let name = section.require("name", "a name for the connector", Entry::text).unwrap_or_default();
+    let recipient_domains = section.list("recipient_domains", Entry::pattern);
+    let smart_hosts = section.list("smart_hosts", Entry::smtp_endpoint);
+    section.refuse_empty("recipient_domains", "the domains whose mail takes this connector, or [\"*\"]");
+    section.refuse_empty("smart_hosts", "hosts such as [\"smtp://mail.hq.contoso.com:25\"]");
+    OutboundConnector {
+        name: name.into(),
+        recipient_domains: recipient_domains.unwrap_or_default(),
+        smart_hosts: smart_hosts.unwrap_or_default().into(),
+        tls: section.read_or("tls", TlsLevel::Verify, Entry::tls_level),
+    }
+}
+
+/// Connectors are named in commands and lanes, so each needs a name of its own in its tenant.
+fn note_twin<'n>(section: &Section<'_>, name: &Arc<str>, mut earlier: impl Iterator<Item = &'n Arc<str>>) {
+    if !name.is_empty() && earlier.any(|other| other == name) {
+        section.mistake("name", format!("\"{name}\" names an earlier connector too"), "a name of its own");
+    }
+}
+
+fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, table: &mut Table) {
+    let kinds = [("authoritative", DomainKind::Authoritative), ("internal-relay", DomainKind::InternalRelay)];
+    let name = section.require("name", "a domain such as \"contoso.com\"", Entry::domain);
+    // `None` is a wrong word, noted already: no other key is judged by it.
+    let kind = match section.entry("type") {
+        Some(entry) => entry.word(&kinds),
+        None => Some(DomainKind::Authoritative),
+    };
+    let match_subdomains = section.read_or("match_subdomains", false, Entry::flag);
+    let region = |entry: &Entry<'_>| entry.region(regions);
+    let mail_flow_region = section.read("mail_flow_region", region);
+    let previous_mail_flow_region = section.read("previous_mail_flow_region", region);
+    let mail_flow_region_changed_at = section.read("mail_flow_region_changed_at", Entry::time);
+    let sending_to_disabled = section.read_or("sending_to_disabled", false, Entry::flag);
+    let accept_ipv6 = section.read("accept_ipv6", Entry::flag);
+
+    if match_subdomains && kind == Some(DomainKind::Authoritative) {
+        // Rule 3: whose subdomain mailboxes exist only the relay's far end knows.
+        section.mistake(
+            "match_subdomains",
+            "is true in an authoritative domain",
+            "type = \"internal-relay\"",
+        );
+    }
+    if section.has("previous_mail_flow_region") && !section.has("mail_flow_region_changed_at") {
+        section.mistake(
+            "mail_flow_region_changed_at",
+            "is missing",
+            "when previous_mail_flow_region ended (RFC 3339)",
+        );
+    }
+    if let Some(region) = mail_flow_region.filter(|region| !tenant.allows(*region)) {
+        let problem = format!("\"{region}\" is none of the tenant's allowed_regions");
+        section.warning("mail_flow_region", problem, "a region where the tenant's mailboxes may be");
+    }
+    let Some(name) = name else { return };
+    if kind == Some(DomainKind::InternalRelay) && tenant.outbound_connector(&name).is_none() {
+        // Rule 5: an unknown recipient's mail would have nowhere to go.
+        section.mistake(
+            "type",
+            "is \"internal-relay\" without an outbound connector for this domain",
+            "a [[tenant.outbound_connector]] whose recipient_domains cover it",
+        );
+    }
+    let domain = AcceptedDomain {
+        name,
+        tenant: Arc::clone(tenant),
+        kind: kind.unwrap_or_default(),
+        match_subdomains,
+        mail_flow_region,
+        previous_mail_flow_region,
+        mail_flow_region_changed_at,
+        sending_to_disabled,
+        accept_ipv6,
+    };
+    if let Err(domain) = table.add_domain(domain) {
+        let owner = table.domain(&domain.name).map_or_else(String::new, |other| other.tenant.id.to_string());
+        let problem = format!("\"{}\" is accepted already, by tenant \"{owner}\"", domain.name);
+        section.mistake("name", problem, "each domain once");
+    }
+}
+
+fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, table: &mut Table) {
+    let own = |table: &Table, entry: &Entry<'_>| {
+        let address = entry.address()?;
+        if let Err((problem, expected)) = check_address(table, Some(tenant), &address) {
+            entry.mistake(problem, expected);
+        }
+        Some(address)
+    };
+    let primary = section.require("address", "the primary address", |entry| own(table, entry));
+    let aliases = section.list("aliases", |entry| own(table, entry)).unwrap_or_default();
+    let location = section.read("preferred_data_location", |entry| {
+        let text = entry.text()?;
+        if let Some((problem, expected)) = unknown_location(text, regions) {
+            entry.warning(problem, expected);
+        }
+        Some(Box::from(text))
+    });
+    let held = section.list("licenses", |entry| entry.word(&LICENSES));
+    let Some(primary) = primary else { return };
+    let user = User {
+        primary,
+        preferred_data_location: location,
+        licenses: held.map_or_else(Licenses::default, |held| licenses(&held)),
+    };
+    // Refused addresses have been noted above, one by one.
+    let _ = table.add_user(&user, &aliases);
+}
+
+/// A problem and what was expected instead.
+pub(super) type Complaint = (String, String);
+
+/// Whether a user of `tenant` may have this address; of whichever tenant when `None`.
+pub(super) fn check_address(
+    table: &Table,
+    tenant: Option<&Arc<Tenant>>,
+    address: &Address,
+) -> Result<(), Complaint> {
+    let expected = || "an address in an accepted domain of the user's tenant".to_owned();
+    let Some(domain) = table.domain(address.domain()) else {
+        return Err((format!("\"{address}\" is in no accepted domain"), expected()));
+    };
+    if let Some(tenant) = tenant.filter(|tenant| tenant.id != domain.tenant.id) {
+        let problem = format!(
+            "\"{address}\" is in a domain of tenant \"{}\", not of \"{}\"",
+            domain.tenant.id, tenant.id
+        );
+        return Err((problem, expected()));
+    }
+    if table.has_address(address) {
+        return Err((format!("\"{address}\" is another user's already"), "each address once".to_owned()));
+    }
+    Ok(())
+}
+
+/// Section 6, Codes: an unknown code in a user means the default region, and is worth a warning.
+pub(super) fn unknown_location(text: &str, regions: &Regions) -> Option<Complaint> {
+    regions.find(text).is_none().then(|| {
+        (
+            format!("\"{text}\" is no region code, so the tenant's default region holds"),
+            "one of the 25 codes or of region_codes".to_owned(),
+        )
+    })
+}

@@ -1,0 +1,217 @@
+//! User file: users in bulk, one a line, in CSV.
+//!
+//! Owns its columns. Read as a stream: ten million users never lie in memory as text.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Table;
+use super::file::{LICENSES, check_address, licenses, unknown_location};
+use crate::document::{Entry, Mistake, Notes, suggestion};
+use crate::mail::{Address, Licenses, Regions, Tenant, User};
+
+const COLUMNS: [&str; 4] = ["address", "aliases", "preferred_data_location", "licenses"];
+
+/// After so many mistakes or warnings a file has said enough.
+const MISTAKES_LIMIT: usize = 100;
+
+/// Reads the file that `entry` names.
+pub(super) fn read(entry: &Entry<'_>, path: &Path, regions: &Regions, notes: &Notes, table: &mut Table) {
+    let shown = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => read_from(BufReader::with_capacity(256 * 1024, file), &shown, regions, notes, table),
+        Err(error) => {
+            entry.mistake(format!("cannot read {}: {error}", path.display()), "a readable CSV file")
+        }
+    }
+}
+
+/// Where each column stands in a line of this file.
+struct Columns {
+    address: usize,
+    aliases: Option<usize>,
+    location: Option<usize>,
+    licenses: Option<usize>,
+}
+
+fn read_from(source: impl Read, file: &str, regions: &Regions, notes: &Notes, table: &mut Table) {
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .comment(Some(b'#'))
+        .has_headers(true)
+        .from_reader(source);
+    notes.opened(file);
+    let mut scribe = Scribe { file, notes, mistakes: 0, warnings: 0 };
+    let columns = match reader.headers() {
+        Ok(header) => columns(header, &mut scribe),
+        Err(error) => {
+            scribe.csv_error(&error);
+            return;
+        }
+    };
+    let Some(columns) = columns else { return };
+    let mut record = csv::StringRecord::new();
+    while scribe.mistakes < MISTAKES_LIMIT {
+        match reader.read_record(&mut record) {
+            Ok(true) => read_user(&record, &columns, regions, &mut scribe, table),
+            Ok(false) => break,
+            Err(error) => {
+                scribe.csv_error(&error);
+                if error.is_io_error() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn columns(header: &csv::StringRecord, scribe: &mut Scribe<'_>) -> Option<Columns> {
+    let line = header.position().map_or(1, csv::Position::line);
+    let place = |column: &str| header.iter().position(|name| name.trim_start_matches('\u{feff}') == column);
+    for name in header {
+        if !COLUMNS.contains(&name.trim_start_matches('\u{feff}')) {
+            scribe.mistake(line, name, "unknown column", &suggestion(name, &COLUMNS));
+        }
+    }
+    let Some(address) = place("address") else {
+        scribe.mistake(line, "address", "is missing", "a header line that names the columns");
+        return None;
+    };
+    Some(Columns {
+        address,
+        aliases: place("aliases"),
+        location: place("preferred_data_location"),
+        licenses: place("licenses"),
+    })
+}
+
+fn read_user(
+    record: &csv::StringRecord,
+    columns: &Columns,
+    regions: &Regions,
+    scribe: &mut Scribe<'_>,
+    table: &mut Table,
+) {
+    let line = record.position().map_or(0, csv::Position::line);
+    let field = |column: Option<usize>| column.and_then(|at| record.get(at)).unwrap_or_default();
+    let name = field(Some(columns.address));
+    let primary = match Address::parse(name) {
+        Ok(address) => address,
+        Err(error) => {
+            let problem = format!("is {name:?}: {error}");
+            scribe.mistake(line, "address", &problem, "an address such as \"anna@contoso.com\"");
+            return;
+        }
+    };
+    let key = |column: &str| format!("user[{name}].{column}");
+    if let Err((problem, expected)) = check_address(table, None, &primary) {
+        scribe.mistake(line, &key("address"), &problem, &expected);
+        return;
+    }
+    let tenant: Option<Arc<Tenant>> = table.domain(primary.domain()).map(|domain| Arc::clone(&domain.tenant));
+    let mut aliases = Vec::new();
+    for text in words(field(columns.aliases)) {
+        let alias = match Address::parse(text) {
+            Ok(alias) => alias,
+            Err(error) => {
+                let problem = format!("has {text:?}: {error}");
+                scribe.mistake(line, &key("aliases"), &problem, "addresses separated by a space or ';'");
+                continue;
+            }
+        };
+        match check_address(table, tenant.as_ref(), &alias) {
+            Ok(()) => aliases.push(alias),
+            Err((problem, expected)) => scribe.mistake(line, &key("aliases"), &problem, &expected),
+        }
+    }
+    let location = field(columns.location);
+    if !location.is_empty()
+        && let Some((problem, expected)) = unknown_location(location, regions)
+    {
+        scribe.warning(line, &key("preferred_data_location"), &problem, &expected);
+    }
+    let user = User {
+        primary,
+        preferred_data_location: (!location.is_empty()).then(|| location.into()),
+        licenses: held(field(columns.licenses), |word| {
+            let problem = format!("has {word:?}");
+            scribe.mistake(line, &key("licenses"), &problem, "\"multi-geo\", \"mail\", both, or \"none\"");
+        }),
+    };
+    // Refused addresses have been noted above, one by one.
+    let _ = table.add_user(&user, &aliases);
+}
+
+/// Both when the field is empty, as when the key is left out; `none` for a user without any.
+fn held(field: &str, mut complain: impl FnMut(&str)) -> Licenses {
+    if field.is_empty() {
+        return Licenses::default();
+    }
+    let mut held = Vec::new();
+    for word in words(field).filter(|word| *word != "none") {
+        match LICENSES.iter().find(|(name, _)| *name == word) {
+            Some((_, license)) => held.push(*license),
+            None => complain(word),
+        }
+    }
+    licenses(&held)
+}
+
+fn words(field: &str) -> impl Iterator<Item = &str> {
+    field.split([' ', ';']).filter(|word| !word.is_empty())
+}
+
+/// Notes what is wrong in one user file, up to a limit.
+struct Scribe<'a> {
+    file: &'a str,
+    notes: &'a Notes,
+    mistakes: usize,
+    warnings: usize,
+}
+
+impl Scribe<'_> {
+    fn describe(&self, line: u64, key: &str, problem: &str, expected: &str) -> Mistake {
+        Mistake {
+            file: self.file.to_owned(),
+            line: usize::try_from(line).ok().filter(|line| *line > 0),
+            key: key.to_owned(),
+            problem: problem.to_owned(),
+            expected: expected.to_owned(),
+        }
+    }
+
+    fn mistake(&mut self, line: u64, key: &str, problem: &str, expected: &str) {
+        self.mistakes += 1;
+        self.notes.mistake(self.describe(line, key, problem, expected));
+        if self.mistakes == MISTAKES_LIMIT {
+            let enough = format!("{MISTAKES_LIMIT} mistakes so far; the rest of the file was not read");
+            self.notes.mistake(self.describe(line, "", &enough, ""));
+        }
+    }
+
+    fn warning(&mut self, line: u64, key: &str, problem: &str, expected: &str) {
+        self.warnings += 1;
+        if self.warnings < MISTAKES_LIMIT {
+            self.notes.warning(self.describe(line, key, problem, expected));
+        } else if self.warnings == MISTAKES_LIMIT {
+            let enough = "more users like this; `landfall directory check` lists them all";
+            self.notes.warning(self.describe(line, "", enough, ""));
+        }
+    }
+
+    fn csv_error(&mut self, error: &csv::Error) {
+        let line = error.position().map_or(0, csv::Position::line);
+        match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                let expected = format!("{expected_len} of them, as in the header line");
+                self.mistake(line, "", &format!("has {len} columns"), &expected);
+            }
+            csv::ErrorKind::Utf8 { .. } => self.mistake(line, "", "is not UTF-8", "text in UTF-8"),
+            _ => {
+                self.mistake(line, "", &format!("cannot be read: {error}"), "lines of comma-separated values")
+            }
+        }
+    }
+}

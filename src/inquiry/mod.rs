@@ -1,0 +1,207 @@
+//! Inquiry: look up, decide, look up, decide. The only place that puts directory and decision together.
+//!
+//! `listener` asks it at RCPT, `queue` before each attempt (rule 89), `landfall explain` from the command
+//! line: the same code, so that they cannot disagree. Every lookup has a deadline; one that passes counts
+//! as failed, never as absent (rule 20).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{Clock, Timestamp};
+use crate::decision::{
+    self, Admitted, Attribution, Door, Entry, EntryFacts, Place, Reason, Rules, Trail, decide_entry,
+    decide_home, decide_place, is_own_postmaster, own_store,
+};
+use crate::directory::Directory;
+use crate::mail::{
+    AcceptedDomain, Address, Domain, Envelope, Lookup, Region, Residency, Tenant, Transport, User,
+};
+
+/// What RCPT TO asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    Mailbox(Address),
+    /// `<postmaster>` without a domain (RFC 5321 §4.5.1).
+    Postmaster,
+}
+
+/// What is known of the client and the transaction when a recipient is asked for.
+#[derive(Debug, Clone)]
+pub struct Circumstances<'a> {
+    pub attribution: &'a Attribution,
+    pub door: Door,
+    pub region_so_far: Option<Region>,
+}
+
+/// Not accepted: why, and whether the recipient's name may be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub reason: Reason,
+    pub names: Names,
+}
+
+/// What of a refused recipient may be logged and traced here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    Address,
+    /// A strict tenant's recipient in the wrong region (spec, section 6).
+    DomainOnly,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { reason, names: Names::Address }
+    }
+}
+
+pub struct Inquiry {
+    directory: Directory,
+    rules: ArcSwap<Rules>,
+    lookup_deadline: Duration,
+    clock: Clock,
+}
+
+impl Inquiry {
+    pub fn new(directory: Directory, rules: Rules, lookup_deadline: Duration, clock: Clock) -> Self {
+        Self { directory, rules: ArcSwap::from_pointee(rules), lookup_deadline, clock }
+    }
+
+    /// This node's rules as of now; a transaction keeps those it began with.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    pub fn replace_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// May this recipient be accepted here, and where does its mail go?
+    pub async fn admit(
+        &self,
+        rules: &Rules,
+        asked: &Asked,
+        circumstances: &Circumstances<'_>,
+        trail: &mut Trail,
+    ) -> Result<(Admitted, Place), Refused> {
+        let address = match asked {
+            Asked::Mailbox(address) => address.clone(),
+            Asked::Postmaster => own_postmaster(rules),
+        };
+        if *asked == Asked::Postmaster
+            && circumstances.door == Door::Regular
+            && is_own_postmaster(rules, &address)
+        {
+            let place = own_store(rules, trail)?;
+            let domain = address.domain().clone();
+            return Ok((Admitted { address, domain, ingress: None }, place));
+        }
+        let (entry, place) = self.decide(rules, &address, circumstances, trail).await?;
+        let ingress = match &entry {
+            Entry::Hosted { ingress, .. } => Some(*ingress),
+            Entry::Foreign => None,
+        };
+        let domain = address.domain().clone();
+        Ok((Admitted { address, domain, ingress }, place))
+    }
+
+    async fn decide(
+        &self,
+        rules: &Rules,
+        address: &Address,
+        circumstances: &Circumstances<'_>,
+        trail: &mut Trail,
+    ) -> Result<(Entry, Place), Refused> {
+        let domain = match circumstances.door {
+            Door::Regular => self.domain(address.domain()).await,
+            // Rule 11 refuses whatever the domain: nothing is looked up.
+            Door::Legacy => Lookup::Absent,
+        };
+        let strict = matches!(&domain, Lookup::Found(domain) if domain.tenant.residency == Residency::Strict);
+        let refused = |reason: Reason| {
+            let names =
+                if strict && reason == Reason::WrongRegion { Names::DomainOnly } else { Names::Address };
+            Refused { reason, names }
+        };
+        let facts = EntryFacts {
+            recipient_domain: address.domain(),
+            domain,
+            attribution: circumstances.attribution,
+            door: circumstances.door,
+            region_so_far: circumstances.region_so_far,
+            now: self.now(),
+        };
+        let entry = decide_entry(rules, &facts, trail).map_err(refused)?;
+        let user = match &entry {
+            Entry::Hosted { domain, .. } if domain.sending_to_disabled => Lookup::Absent,
+            Entry::Hosted { domain, .. } => self.user(domain, address).await,
+            Entry::Foreign => Lookup::Absent,
+        };
+        let place = decide_home(rules, &entry, address, user.as_ref(), circumstances.attribution, trail)
+            .map_err(refused)?;
+        Ok((entry, place))
+    }
+
+    /// Where a recipient of a message that is already ours goes on (rule 89).
+    pub async fn place(&self, envelope: &Envelope, recipient: &Address) -> Result<Place, Reason> {
+        let rules = self.rules.load();
+        // An unread postmaster's mail goes to the configured reader.
+        let reader = match &rules.postmaster {
+            Some(reader) if recipient.is_postmaster() && reader != recipient => {
+                self.reader_of(&rules, recipient, reader).await
+            }
+            Some(_) | None => None,
+        };
+        let recipient = reader.as_ref().unwrap_or(recipient);
+        let domain = self.domain(recipient.domain()).await;
+        let user = match &domain {
+            Lookup::Found(domain) => self.user(domain, recipient).await,
+            Lookup::Absent | Lookup::Failed => Lookup::Absent,
+        };
+        let tenant = match envelope.transport {
+            Transport::Originating => envelope.tenant.as_deref().and_then(|id| self.tenant(id)),
+            Transport::Incoming | Transport::PeerEdge | Transport::Notice => None,
+        };
+        decide_place(&rules, envelope.transport, domain, recipient, user.as_ref(), tenant.as_ref())
+    }
+
+    /// Who reads this postmaster's mail, when it is nobody of that name.
+    async fn reader_of(&self, rules: &Rules, recipient: &Address, reader: &Address) -> Option<Address> {
+        if is_own_postmaster(rules, recipient) {
+            return Some(reader.clone());
+        }
+        let domain = self.domain(recipient.domain()).await.found()?;
+        match self.user(&domain, recipient).await {
+            Lookup::Absent => Some(reader.clone()),
+            Lookup::Found(_) | Lookup::Failed => None,
+        }
+    }
+
+    async fn domain(&self, domain: &Domain) -> Lookup<Arc<AcceptedDomain>> {
+        let lookup = self.directory.domain(domain);
+        tokio::time::timeout(self.lookup_deadline, lookup).await.unwrap_or(Lookup::Failed)
+    }
+
+    async fn user(&self, domain: &AcceptedDomain, address: &Address) -> Lookup<User> {
+        let lookup = self.directory.user(domain, address);
+        tokio::time::timeout(self.lookup_deadline, lookup).await.unwrap_or(Lookup::Failed)
+    }
+
+    fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.directory.table().tenants().find(|tenant| *tenant.id == *id).cloned()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// What `<postmaster>` means: the configured reader, or the node's own.
+fn own_postmaster(rules: &Rules) -> Address {
+    rules.postmaster.clone().unwrap_or_else(|| decision::node_postmaster(rules))
+}

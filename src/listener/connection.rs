@@ -1,0 +1,531 @@
+//! Connection: Action → effect → Input, until closed. The only place of a session that waits.
+//!
+//! Carries out what `session` asks for and feeds back what the world did. Body bytes never pass through
+//! the session: they go from the wire through the decoder into the spool's draft.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::clock::Timestamp;
+use crate::decision::{Attribution, Reason, Rules, Trail, attribute};
+use crate::inquiry::{Asked, Circumstances, Names};
+use crate::mail::{Envelope, MessageId, Peer, SessionId, header};
+use crate::net::{Wire, within};
+use crate::report::Event;
+use crate::session::{
+    Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
+    TlsOffer, reply_for,
+};
+use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
+use crate::smtp::line::{Found, LineFault, LineFinder};
+use crate::smtp::reply::{Answer, Context, Texts};
+use crate::spool::{self, Draft, Pressure};
+
+use super::{Entrance, Patience, Shared};
+
+/// A body that trickles in is given up after this long, however steadily it trickles.
+const BODY_DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// Why a connection ended, for the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("closed by us")]
+    Closed,
+    #[error("the client hung up")]
+    HungUp,
+    #[error("the client did not read our replies in time")]
+    NotReading,
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(String),
+    #[error("bytes were pipelined behind STARTTLS")]
+    Injection,
+    #[error("{0}")]
+    Broken(#[from] io::Error),
+}
+
+pub(super) struct Connection {
+    id: SessionId,
+    session: Session,
+    terms: Arc<Terms>,
+    patience: Patience,
+    shared: Arc<Shared>,
+    entrance: Entrance,
+    texts: Arc<Texts>,
+    /// A transaction keeps the rules that it began with.
+    rules: Arc<Rules>,
+    attribution: Attribution,
+    draft: Option<Draft>,
+    chunks: Option<ChunkDecoder>,
+    /// The message could not be kept in the spool while it came in.
+    not_kept: Option<NotStored>,
+    started: Instant,
+    messages: u32,
+    lines: LineFinder,
+    /// Where an answer is put into words; kept for its room.
+    words: Vec<u8>,
+}
+
+/// What the session has been told while it waits for this line.
+#[derive(Default)]
+struct Told {
+    draining: bool,
+    too_old: bool,
+}
+
+impl Connection {
+    pub(super) fn new(id: SessionId, peer: Peer, entrance: Entrance, shared: Arc<Shared>) -> Self {
+        let conditions = entrance.conditions.load();
+        let terms = conditions.terms_for(peer.ip);
+        let patience = conditions.patience;
+        drop(conditions);
+        Self {
+            id,
+            session: Session::new(peer, terms.clone()),
+            terms,
+            patience,
+            texts: shared.texts.load_full(),
+            rules: shared.inquiry.rules(),
+            attribution: Attribution::Incoming,
+            entrance,
+            shared,
+            draft: None,
+            chunks: None,
+            not_kept: None,
+            started: Instant::now(),
+            messages: 0,
+            lines: LineFinder::default(),
+            words: Vec::new(),
+        }
+    }
+
+    /// Serves the client until one side ends it.
+    pub(super) async fn run(mut self, wire: Wire) {
+        let end = match self.converse(wire).await {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        };
+        let why = end.to_string();
+        if let End::Handshake(why) = &end {
+            self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, why });
+        }
+        let lasted = self.started.elapsed();
+        self.shared.reporter.note(&Event::Disconnected {
+            session: self.id,
+            why: &why,
+            messages: self.messages,
+            lasted,
+        });
+    }
+
+    async fn converse(&mut self, mut wire: Wire) -> Result<(), End> {
+        if self.terms.tls == TlsOffer::Implicit {
+            wire = self.secure(wire).await?;
+        }
+        let mut action = self.session.on(Input::Connected);
+        loop {
+            action = match action {
+                Action::Say(answer) => {
+                    self.say(&mut wire, &answer);
+                    self.listen(&mut wire).await?
+                }
+                Action::Continue => self.listen(&mut wire).await?,
+                Action::Judge(question) => {
+                    let ruling = self.judge(question).await;
+                    self.session.on(Input::Judged(ruling))
+                }
+                Action::StartTls(answer) => {
+                    wire = self.start_tls(wire, &answer).await?;
+                    Action::Continue
+                }
+                Action::ReadBody(read) => self.read_body(&mut wire, read).await?,
+                Action::Store(open) => {
+                    let stored = self.store(*open).await;
+                    self.session.on(Input::Stored(stored))
+                }
+                Action::Close(answer) => {
+                    self.say(&mut wire, &answer);
+                    within(self.patience.reply, wire.close()).await?;
+                    return Ok(());
+                }
+            };
+        }
+    }
+
+    fn say(&mut self, wire: &mut Wire, answer: &Answer) {
+        let context = Context { session: self.id, now: self.now() };
+        self.words.clear();
+        answer.write(&self.texts, context, &mut self.words);
+        wire.put(&self.words);
+    }
+
+    async fn flush(&self, wire: &mut Wire) -> Result<(), End> {
+        timeout(self.patience.reply, wire.flush()).await.map_err(|_| End::NotReading)??;
+        Ok(())
+    }
+
+    /// The next line, or what happens instead of one. Replies are flushed when no complete line is waiting:
+    /// one flush for a batch of pipelined commands (RFC 2920 §3.2).
+    async fn listen(&mut self, wire: &mut Wire) -> Result<Action, End> {
+        if !self.session.holds_body() {
+            self.draft = None;
+            self.chunks = None;
+            self.not_kept = None;
+        }
+        let deadline = Instant::now() + self.session.patience();
+        let mut told = Told::default();
+        loop {
+            let (input, consumed) = match self.lines.find(wire.pending()) {
+                Found::Line { line, consumed } => (Input::Line(line), consumed),
+                Found::Refused { fault: LineFault::TooLong, consumed } => (Input::LineTooLong, consumed),
+                Found::Refused { fault: LineFault::BareLineEnding, consumed } => {
+                    (Input::BareLineEnding, consumed)
+                }
+                Found::Swallowed { consumed } => {
+                    wire.consume(consumed);
+                    continue;
+                }
+                Found::Incomplete => {
+                    self.flush(wire).await?;
+                    match self.wait(wire, deadline, &mut told).await? {
+                        // Not now: a transaction is under way.
+                        None | Some(Action::Continue) => continue,
+                        Some(action) => return Ok(action),
+                    }
+                }
+            };
+            let action = self.session.on(input);
+            wire.consume(consumed);
+            return Ok(action);
+        }
+    }
+
+    /// Waits for more bytes; for the end of patience, of the session's time, or of the daemon's.
+    async fn wait(
+        &mut self,
+        wire: &mut Wire,
+        deadline: Instant,
+        told: &mut Told,
+    ) -> Result<Option<Action>, End> {
+        let old_at = self.started + self.terms.limits.session_age;
+        if !told.draining && *self.shared.draining.borrow() {
+            told.draining = true;
+            return Ok(Some(self.session.on(Input::Draining)));
+        }
+        if !told.too_old && Instant::now() >= old_at {
+            told.too_old = true;
+            return Ok(Some(self.session.on(Input::TooOld)));
+        }
+        let until = if told.too_old { deadline } else { deadline.min(old_at) };
+        let mut draining = self.shared.draining.clone();
+        tokio::select! {
+            filled = timeout_at(until, wire.fill()) => match filled {
+                Ok(Ok(0)) => Err(End::HungUp),
+                Ok(Ok(_)) => Ok(None),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) if Instant::now() < deadline => Ok(None),
+                Err(_) => Ok(Some(self.session.on(Input::PatienceOver))),
+            },
+            _ = draining.wait_for(|draining| *draining), if !told.draining => Ok(None),
+        }
+    }
+
+    // ---- questions
+
+    async fn judge(&mut self, question: Question) -> Ruling {
+        match question {
+            Question::Sender { .. } => Ruling::Sender(self.judge_sender()),
+            Question::Recipient { path, region_so_far } => {
+                let asked = match path {
+                    RecipientPath::Address(address) => Asked::Mailbox(address),
+                    RecipientPath::Postmaster => Asked::Postmaster,
+                };
+                Ruling::Recipient(self.judge_recipient(asked, region_so_far).await)
+            }
+            Question::Message { .. } => Ruling::Message(Ok(())),
+        }
+    }
+
+    fn judge_sender(&mut self) -> Result<(), Reason> {
+        // A new transaction: the rules and words of now.
+        self.rules = self.shared.inquiry.rules();
+        self.texts = self.shared.texts.load_full();
+        self.attribution = attribute(&self.rules, self.session.peer());
+        match *self.shared.pressure.borrow() {
+            Pressure::Free => Ok(()),
+            Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
+        }
+    }
+
+    async fn judge_recipient(
+        &mut self,
+        asked: Asked,
+        region_so_far: Option<crate::mail::Region>,
+    ) -> Result<crate::decision::Admitted, Reason> {
+        let overloaded = *self.shared.draining.borrow() || *self.shared.pressure.borrow() != Pressure::Free;
+        let admitted = if overloaded {
+            Err(Reason::Overloaded.into())
+        } else {
+            let door = self.entrance.door;
+            let circumstances = Circumstances { attribution: &self.attribution, door, region_so_far };
+            self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut Trail::off()).await
+        };
+        match admitted {
+            Ok((admitted, place)) => {
+                self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
+                Ok(admitted)
+            }
+            Err(refused) => {
+                self.note_refused(&asked, &refused.reason, refused.names);
+                Err(refused.reason)
+            }
+        }
+    }
+
+    fn note_refused(&self, asked: &Asked, reason: &Reason, names: Names) {
+        let recipient = match (asked, names) {
+            (Asked::Mailbox(address), Names::Address) => address.to_string(),
+            (Asked::Mailbox(address), Names::DomainOnly) => format!("@{}", address.domain()),
+            (Asked::Postmaster, Names::Address | Names::DomainOnly) => "postmaster".to_owned(),
+        };
+        let nobody = None;
+        let sender = self.session.envelope().map_or(&nobody, |open| &open.sender);
+        self.shared.reporter.note(&Event::RecipientRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            sender,
+            recipient: &recipient,
+            reason,
+            reply: &reply_for(reason).to_string(),
+        });
+    }
+
+    // ---- TLS
+
+    async fn start_tls(&mut self, mut wire: Wire, answer: &Answer) -> Result<Wire, End> {
+        // RFC 3207 §4.2 and rule 63: what was sent before the handshake was not sent by whom it seems.
+        let injected = wire.discard_pending();
+        if injected > 0 {
+            self.shared.reporter.note(&Event::InjectionDropped { session: self.id, bytes: injected });
+            return Err(End::Injection);
+        }
+        self.say(&mut wire, answer);
+        self.flush(&mut wire).await?;
+        self.secure(wire).await
+    }
+
+    async fn secure(&mut self, wire: Wire) -> Result<Wire, End> {
+        let handshake = wire.accept_tls(&self.shared.tls, self.patience.handshake).await;
+        let (wire, facts) = handshake.map_err(|error| End::Handshake(error.to_string()))?;
+        self.shared.reporter.note(&Event::Secured { session: self.id, tls: &facts });
+        let _ = self.session.on(Input::Secured(facts));
+        Ok(wire)
+    }
+
+    // ---- bodies
+
+    async fn read_body(&mut self, wire: &mut Wire, read: ReadBody) -> Result<Action, End> {
+        let deadline = Instant::now() + BODY_DEADLINE;
+        let summary = match read {
+            ReadBody::Data { answer, rules } => {
+                self.say(wire, &answer);
+                self.flush(wire).await?;
+                self.begin_body();
+                self.read_data(wire, DataDecoder::new(rules), deadline).await?
+            }
+            ReadBody::Chunk { octets, chunk } => {
+                if let Chunk::First { rules, .. } = chunk {
+                    self.begin_body();
+                    self.chunks = Some(ChunkDecoder::new(rules));
+                }
+                self.read_chunk(wire, octets, chunk, deadline).await?
+            }
+        };
+        match summary {
+            Some(summary) => Ok(self.session.on(Input::BodyEnded(summary))),
+            // RFC 5321 §4.5.3.2.5
+            None => Ok(self.session.on(Input::PatienceOver)),
+        }
+    }
+
+    fn begin_body(&mut self) {
+        self.draft = Some(self.shared.spool.draft());
+        self.not_kept = None;
+    }
+
+    /// `None` when the client took too long.
+    async fn read_data(
+        &mut self,
+        wire: &mut Wire,
+        mut decoder: DataDecoder,
+        deadline: Instant,
+    ) -> Result<Option<BodySummary>, End> {
+        loop {
+            while !wire.pending().is_empty() {
+                let step = decoder.step(wire.pending());
+                self.keep(step.content);
+                let (consumed, ended) = (step.consumed, step.ended);
+                wire.consume(consumed);
+                if ended {
+                    let summary = decoder.summary();
+                    self.let_go_if_faulty(&summary);
+                    return Ok(Some(summary));
+                }
+            }
+            self.let_go_if_faulty(&decoder.summary());
+            self.settle_draft().await;
+            if !self.more_body(wire, deadline).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn read_chunk(
+        &mut self,
+        wire: &mut Wire,
+        octets: u64,
+        chunk: Chunk,
+        deadline: Instant,
+    ) -> Result<Option<BodySummary>, End> {
+        let last = match chunk {
+            Chunk::First { last, .. } | Chunk::Next { last } => last,
+            Chunk::Discard => return self.discard_chunk(wire, octets, deadline).await,
+        };
+        let mut decoder = self.chunks.take().expect("the session asks for a first chunk before the next");
+        decoder.begin(octets);
+        loop {
+            // A chunk of no octets ends with a step on no input.
+            let step = decoder.step(wire.pending());
+            self.keep(step.content);
+            let (consumed, ended) = (step.consumed, step.ended);
+            wire.consume(consumed);
+            if ended {
+                break;
+            }
+            if wire.pending().is_empty() {
+                self.let_go_if_faulty(&decoder.summary());
+                self.settle_draft().await;
+                if !self.more_body(wire, deadline).await? {
+                    return Ok(None);
+                }
+            }
+        }
+        self.settle_draft().await;
+        let summary = if last {
+            decoder.finish()
+        } else {
+            let summary = decoder.summary();
+            self.chunks = Some(decoder);
+            summary
+        };
+        self.let_go_if_faulty(&summary);
+        Ok(Some(summary))
+    }
+
+    /// The announced octets are read whatever becomes of them, or they would be taken for commands.
+    async fn discard_chunk(
+        &mut self,
+        wire: &mut Wire,
+        octets: u64,
+        deadline: Instant,
+    ) -> Result<Option<BodySummary>, End> {
+        let mut left = octets;
+        loop {
+            let here = usize::try_from(left).unwrap_or(usize::MAX).min(wire.pending().len());
+            wire.consume(here);
+            left -= here as u64;
+            if left == 0 {
+                return Ok(Some(BodySummary::default()));
+            }
+            if !self.more_body(wire, deadline).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn keep(&mut self, content: &[u8]) {
+        if let Some(draft) = &mut self.draft {
+            draft.push(content);
+        }
+    }
+
+    /// What will be refused need not be kept.
+    fn let_go_if_faulty(&mut self, summary: &BodySummary) {
+        if summary.fault.is_some() {
+            self.draft = None;
+        }
+    }
+
+    /// Lets the draft go to disk when it is large; a draft that cannot be kept is let go, and the client
+    /// is told at the end of its data.
+    async fn settle_draft(&mut self) {
+        let Some(draft) = &mut self.draft else { return };
+        if let Err(not_stored) = draft.settle().await {
+            self.draft = None;
+            self.not_kept = Some(not_stored_word(&not_stored));
+        }
+    }
+
+    /// Reads more of a body; `false` when the client took too long over a block or over the whole.
+    async fn more_body(&self, wire: &mut Wire, deadline: Instant) -> Result<bool, End> {
+        let until = deadline.min(Instant::now() + self.session.patience());
+        match timeout_at(until, wire.fill()).await {
+            Ok(Ok(0)) => Err(End::HungUp),
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn store(&mut self, open: OpenEnvelope) -> Result<MessageId, NotStored> {
+        self.chunks = None;
+        let Some(draft) = self.draft.take() else {
+            return Err(self.not_kept.take().unwrap_or(NotStored::Failed));
+        };
+        let bytes = draft.len();
+        let envelope = self.envelope(draft.id(), open);
+        let head = header::received(&self.rules.hostname, &envelope).into_bytes();
+        // 250 is a promise: nothing before this line may be lost. RFC 5321 §4.2.5, rule 66
+        let accepted = draft.commit(envelope, head).await.map_err(|error| not_stored_word(&error))?;
+        self.messages += 1;
+        self.shared.reporter.note(&Event::Accepted {
+            session: self.id,
+            envelope: &accepted.envelope,
+            bytes,
+            tls: self.session.peer().tls.is_some(),
+        });
+        let id = accepted.envelope.id;
+        // The receiver lives as long as the daemon; at its end the spool hands the message out again.
+        let _ = self.shared.arrivals.send(accepted).await;
+        Ok(id)
+    }
+
+    fn envelope(&self, id: MessageId, open: OpenEnvelope) -> Envelope {
+        Envelope {
+            id,
+            received_at: self.now(),
+            sender: open.sender,
+            recipients: open.recipients,
+            body: open.body,
+            smtputf8: open.smtputf8,
+            ret: open.ret,
+            envid: open.envid,
+            transport: self.attribution.transport(),
+            tenant: self.attribution.tenant().map(|tenant| tenant.id.as_ref().into()),
+            peer: Some(self.session.peer().clone()),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+}
+
+fn not_stored_word(error: &spool::NotStored) -> NotStored {
+    match error {
+        spool::NotStored::Full => NotStored::Full,
+        spool::NotStored::Failed | spool::NotStored::Expired => NotStored::Failed,
+    }
+}

@@ -1,0 +1,541 @@
+//! Attempt: one worker's way with one job: decide again, deliver, record, and tell the sender when it is over.
+//!
+//! A worker owns one connection to its next hop and takes one job after another. A panic during one
+//! message's attempt is caught: the message is set aside, the rest is served.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::decision::Reason;
+use crate::delivery::{Courier, Delivery, Parcel, Services};
+use crate::mail::{
+    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, Outcome, Recipient, RemoteReply, Status,
+    Transport,
+};
+use crate::report::{Event, notice};
+use crate::spool::{Content, End, NotStored, Notice, RecipientProgress};
+
+use super::job::Job;
+use super::lane::{Change, Health};
+use super::{Core, Road, progress_of, reason_reply, undecided};
+
+/// Rule 83.
+const EXPIRED: (Status, &str) = (Status::new(5, 4, 300), "550 5.4.300 Message expired");
+
+/// What a worker holds, so that a panic is known by its message.
+type Hand = Arc<Mutex<Option<(MessageId, NextHopName)>>>;
+
+/// Runs one worker and cleans up behind it, however it ends.
+pub(super) async fn supervise(core: Arc<Core>, road: Arc<Road>) {
+    let hand: Hand = Arc::default();
+    let worker = tokio::spawn(work(core.clone(), road.clone(), hand.clone()));
+    let panicked = worker.await.is_err();
+    let held = hand.lock().expect("nobody panics while writing two words").take();
+    if let (true, Some((id, _))) = (panicked, held) {
+        let why = "an attempt to deliver it panicked";
+        core.spool.quarantine(id, why);
+        core.note(&Event::Quarantined { id, why });
+        road.lock().lane.settle(id, None, Health::Untried, None, core.clock.now());
+    }
+    if panicked {
+        road.lock().workers -= 1;
+    }
+    core.workers.fetch_sub(1, Ordering::AcqRel);
+    core.worker_ended.notify_waiters();
+    // Jobs that came while this worker was leaving need another one.
+    if road.lock().lane.runnable(core.clock.now()) > 0 {
+        core.wake(&road);
+    }
+    road.changed.notify_one();
+}
+
+async fn work(core: Arc<Core>, road: Arc<Road>, hand: Hand) {
+    let mut courier: Option<Employed> = None;
+    while let Some(job) = next_job(&core, &road).await {
+        let name = road.lock().lane.name.clone();
+        *hand.lock().expect("nobody panics while writing two words") = Some((job.id(), name));
+        carry(&core, &road, &mut courier, job).await;
+        *hand.lock().expect("nobody panics while writing two words") = None;
+    }
+    if let Some(employed) = courier {
+        employed.courier.quit().await;
+    }
+}
+
+/// A courier with what it was made with and how much it has carried.
+struct Employed {
+    courier: Courier,
+    services: Arc<Services>,
+    messages: usize,
+}
+
+/// The next job of this lane; `None` when the worker has been idle for long enough, or everything stops.
+async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
+    let idle_patience = core.settings.load().idle_patience;
+    let mut stopping = core.stopping.subscribe();
+    loop {
+        let work = road.work.notified();
+        tokio::pin!(work);
+        work.as_mut().enable();
+        {
+            let mut state = road.lock();
+            if core.is_stopping() {
+                state.workers -= 1;
+                return None;
+            }
+            if let Some(job) = state.lane.take(core.clock.now()) {
+                return Some(job);
+            }
+            state.idle += 1;
+        }
+        let patience_over = tokio::select! {
+            () = &mut work => false,
+            _ = stopping.wait_for(|stopping| *stopping) => false,
+            () = tokio::time::sleep(idle_patience) => true,
+        };
+        let mut state = road.lock();
+        state.idle -= 1;
+        if patience_over {
+            let job = if core.is_stopping() { None } else { state.lane.take(core.clock.now()) };
+            if job.is_none() {
+                state.workers -= 1;
+            }
+            return job;
+        }
+    }
+}
+
+/// What came of one job, recipient by recipient.
+#[derive(Default)]
+struct Result {
+    delivered: Vec<(u32, RemoteReply)>,
+    failed: Vec<(u32, RemoteReply)>,
+    deferred: Vec<u32>,
+    /// The last word on what was deferred.
+    reply: Option<RemoteReply>,
+}
+
+async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed>, mut job: Job) {
+    let id = job.id();
+    let mut result = Result::default();
+    let mut content = core.take_content(&mut job);
+    let next_hop = decide_again(core, road, &mut job, &mut result).await;
+    let health = match next_hop {
+        Some(next_hop) => match load(core, id, content.take()).await {
+            Loaded::Content(loaded) => {
+                let health = deliver(core, courier, &next_hop, &job, &loaded, &mut result).await;
+                content = Some(loaded);
+                health
+            }
+            Loaded::Later(reply) => {
+                result.deferred = std::mem::take(&mut job.recipients);
+                result.reply = Some(reply);
+                Health::Untried
+            }
+            Loaded::Damaged => {
+                road.lock().lane.settle(id, None, Health::Untried, None, core.clock.now());
+                return;
+            }
+        },
+        None => Health::Untried,
+    };
+    conclude(core, road, job, content, result, health).await;
+}
+
+/// Rule 89: the way on is decided again before each attempt, never from the old answer. Leaves in `job`
+/// the recipients that still belong to this lane, and returns the next hop when there are any.
+async fn decide_again(
+    core: &Arc<Core>,
+    road: &Arc<Road>,
+    job: &mut Job,
+    result: &mut Result,
+) -> Option<NextHop> {
+    let now = core.clock.now();
+    let here = road.lock().lane.name.clone();
+    let mut next_hop = None;
+    let mut leaving: Vec<(NextHop, u32)> = Vec::new();
+    let mut staying = Vec::with_capacity(job.recipients.len());
+    for index in std::mem::take(&mut job.recipients) {
+        match core.way(&job.envelope, index).await {
+            Ok(place) if place.next_hop.name == here => {
+                staying.push(index);
+                next_hop = Some(place.next_hop);
+            }
+            Ok(place) => leaving.push((place.next_hop, index)),
+            Err(reason @ (Reason::RelayDenied | Reason::UnknownRecipient)) => {
+                result.failed.push((index, reason_reply(&reason)));
+            }
+            Err(reason) => {
+                result.reply = Some(reason_reply(&reason));
+                leaving.push((undecided(), index));
+            }
+        }
+    }
+    for (to, index) in leaving {
+        let recipient = &job.envelope.recipients[index as usize].address;
+        let undecided = to.name == NextHopName::Undecided;
+        if !undecided {
+            core.note(&Event::Rerouted { id: job.id(), recipient, from: &here, to: &to.name });
+        }
+        let mut part = Job {
+            envelope: job.envelope.clone(),
+            recipients: vec![index],
+            content: None,
+            bytes: job.bytes,
+            attempts: job.attempts,
+            interval: job.interval,
+            next_attempt: now,
+            last: job.last.clone(),
+        };
+        if undecided {
+            put_off(core, &mut part, result.reply.clone(), 1);
+            let reply = part.last.clone().expect("put_off keeps the reply");
+            note_deferred(core, &part, &to.name, &reply);
+            core.spool.record(part.id(), vec![(index, progress_of(&part))]);
+        }
+        core.put(to, part, now);
+    }
+    job.recipients = staying;
+    next_hop
+}
+
+enum Loaded {
+    Content(Content),
+    /// The disk did not answer; the message stays.
+    Later(RemoteReply),
+    /// Set aside and reported by the spool.
+    Damaged,
+}
+
+async fn load(core: &Arc<Core>, id: MessageId, content: Option<Content>) -> Loaded {
+    if let Some(content) = content {
+        return Loaded::Content(content);
+    }
+    match core.spool.read(id).await {
+        Ok(content) => Loaded::Content(content),
+        Err(error) if error.is_damage() => {
+            core.note(&Event::Quarantined { id, why: &error.to_string() });
+            Loaded::Damaged
+        }
+        Err(error) => {
+            let text = format!("the message could not be read from the spool: {error}");
+            Loaded::Later(RemoteReply::ours("", Status::new(4, 3, 0), text))
+        }
+    }
+}
+
+async fn deliver(
+    core: &Arc<Core>,
+    courier: &mut Option<Employed>,
+    next_hop: &NextHop,
+    job: &Job,
+    content: &Content,
+    result: &mut Result,
+) -> Health {
+    if next_hop.endpoints.is_empty() {
+        let reply =
+            RemoteReply::ours("", Status::new(4, 4, 4), "no outbound path to the internet is configured");
+        result.deferred.clone_from(&job.recipients);
+        result.reply = Some(reply);
+        return Health::Unreached;
+    }
+    let limit = core.settings.load().messages_per_connection;
+    let services = core.services.load_full();
+    let is_old = |employed: &mut Employed| {
+        employed.messages >= limit
+            || !Arc::ptr_eq(&employed.services, &services)
+            || employed.courier.hop() != next_hop
+    };
+    if let Some(old) = courier.take_if(is_old) {
+        old.courier.quit().await;
+    }
+    let employed = courier.get_or_insert_with(|| Employed {
+        courier: Courier::new(services.clone(), next_hop.clone()),
+        services,
+        messages: 0,
+    });
+    employed.messages += 1;
+    let courier = &mut employed.courier;
+    let mut recipients = job.recipients.clone();
+    // Rule 88: what the next hop had no room for goes in a new transaction at once. Each round takes at
+    // least one recipient, so this ends.
+    while !recipients.is_empty() {
+        let parcel = Parcel { envelope: &job.envelope, recipients: &recipients, content };
+        let outcomes = match courier.deliver(&parcel).await {
+            Delivery::Reached(outcomes) => outcomes,
+            Delivery::Unreached(reply) => {
+                let health = if result.delivered.is_empty() && result.failed.is_empty() {
+                    Health::Unreached
+                } else {
+                    Health::Works { took: Vec::new() }
+                };
+                result.deferred.append(&mut recipients);
+                result.reply = Some(reply);
+                return health;
+            }
+        };
+        let mut again = Vec::new();
+        for (index, outcome) in recipients.iter().copied().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered(reply) => result.delivered.push((index, reply)),
+                Outcome::Failed(reply) => result.failed.push((index, reply)),
+                Outcome::Deferred(reply) => {
+                    result.deferred.push(index);
+                    result.reply = Some(reply);
+                }
+                Outcome::Postponed(_) => again.push(index),
+            }
+        }
+        recipients = again;
+    }
+    let address = |index: u32| job.envelope.recipients[index as usize].address.clone();
+    match result.deferred.first() {
+        Some(first) if result.delivered.is_empty() && result.failed.is_empty() => {
+            Health::PutOff { recipient: address(*first) }
+        }
+        Some(_) | None => {
+            Health::Works { took: result.delivered.iter().map(|(index, _)| address(*index)).collect() }
+        }
+    }
+}
+
+/// Writes down what came of it, tells the sender, and gives the lane back what is left.
+async fn conclude(
+    core: &Arc<Core>,
+    road: &Arc<Road>,
+    mut job: Job,
+    content: Option<Content>,
+    mut result: Result,
+    health: Health,
+) {
+    let now = core.clock.now();
+    let id = job.id();
+    let (name, waiting) = {
+        let state = road.lock();
+        (state.lane.name.clone(), state.lane.len())
+    };
+    let attempts = job.attempts + 1;
+    let mut changes: Vec<(u32, RecipientProgress)> = Vec::new();
+    for (index, reply) in &result.delivered {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        let delay = now.since(job.envelope.received_at);
+        core.note(&Event::Delivered { id, recipient, next_hop: &name, reply, attempts, delay });
+        changes.push((*index, ended(End::Delivered, attempts, now, reply)));
+    }
+    for (index, reply) in &result.failed {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        core.note(&Event::Failed { id, recipient, next_hop: &name, reply, attempts });
+        changes.push((*index, ended(End::Failed, attempts, now, reply)));
+    }
+    job.recipients = std::mem::take(&mut result.deferred);
+    let left = if job.recipients.is_empty() {
+        None
+    } else {
+        put_off(core, &mut job, result.reply.clone(), waiting);
+        let reply = job.last.clone().unwrap_or_else(|| reason_reply(&Reason::Overloaded));
+        note_deferred(core, &job, &name, &reply);
+        changes.extend(job.recipients.iter().map(|index| (*index, progress_of(&job))));
+        Some(())
+    };
+    let fates: Vec<(u32, RemoteReply)> = std::mem::take(&mut result.failed);
+    if !changes.is_empty() {
+        end(core, &job.envelope, fates, None, changes, content).await;
+    }
+    settle(core, road, id, left.map(|()| job), health, result.reply.as_ref());
+}
+
+fn settle(
+    core: &Arc<Core>,
+    road: &Arc<Road>,
+    id: MessageId,
+    left: Option<Job>,
+    health: Health,
+    reply: Option<&RemoteReply>,
+) {
+    let now = core.clock.now();
+    let change = {
+        let mut state = road.lock();
+        let change = state.lane.settle(id, left, health, reply, now);
+        if matches!(change, Some(Change::WentDown { .. })) {
+            let kept: u64 = state.lane.jobs().filter(|job| job.content.is_some()).map(|job| job.bytes).sum();
+            core.content_bytes.fetch_sub(kept, Ordering::Relaxed);
+            state.lane.forget_contents();
+        }
+        change.map(|change| (change, state.lane.name.clone(), state.lane.len(), state.lane.last().cloned()))
+    };
+    match change {
+        Some((Change::WentDown { next_probe }, next_hop, waiting, Some(reply))) => {
+            core.note(&Event::DestinationDown { next_hop: &next_hop, reply: &reply, next_probe, waiting });
+        }
+        Some((Change::CameBack, next_hop, waiting, _)) => {
+            core.note(&Event::DestinationUp { next_hop: &next_hop, waiting });
+            core.wake(road);
+        }
+        Some((Change::WentDown { .. }, _, _, None)) | None => {}
+    }
+    // A retry may now be due earlier than the keeper thinks.
+    road.changed.notify_one();
+}
+
+/// One more attempt without a final answer: the next one is due after a longer wait (rule 82).
+fn put_off(core: &Core, job: &mut Job, reply: Option<RemoteReply>, waiting: usize) {
+    let settings = core.settings.load();
+    job.attempts += 1;
+    job.interval = settings.backoff.interval(job.attempts, job.interval, waiting, job.priority());
+    job.next_attempt = core.clock.now().plus(job.interval);
+    job.last = reply.or(job.last.take());
+}
+
+fn note_deferred(core: &Core, job: &Job, next_hop: &NextHopName, reply: &RemoteReply) {
+    for index in &job.recipients {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        let (attempts, next_attempt) = (job.attempts, job.next_attempt);
+        core.note(&Event::Deferred { id: job.id(), recipient, next_hop, reply, attempts, next_attempt });
+    }
+}
+
+fn ended(end: End, attempts: u32, now: Timestamp, reply: &RemoteReply) -> RecipientProgress {
+    RecipientProgress {
+        end: Some(end),
+        attempts,
+        next_attempt: now,
+        last: Some(reply.clone()),
+        ..RecipientProgress::default()
+    }
+}
+
+/// Rule 83: the message is too old.
+pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last: &RemoteReply) {
+    let now = core.clock.now();
+    let mut changes = Vec::new();
+    let mut fates = Vec::new();
+    for index in &job.recipients {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        core.note(&Event::Expired {
+            id: job.id(),
+            recipient,
+            next_hop: name,
+            reply: last,
+            attempts: job.attempts,
+        });
+        changes.push((*index, ended(End::Expired, job.attempts, now, last)));
+        fates.push((*index, last.clone()));
+    }
+    end(core, &job.envelope, fates, Some(EXPIRED), changes, None).await;
+}
+
+/// Records the ends; with the notice they cause, if one is owed, in one atomic record.
+async fn end(
+    core: &Arc<Core>,
+    envelope: &Arc<Envelope>,
+    fates: Vec<(u32, RemoteReply)>,
+    verdict: Option<(Status, &'static str)>,
+    changes: Vec<(u32, RecipientProgress)>,
+    content: Option<Content>,
+) {
+    let id = envelope.id;
+    let Some(to) = owed_to(core, envelope, &fates) else {
+        core.spool.record(id, changes);
+        return;
+    };
+    let original = match load(core, id, content).await {
+        Loaded::Content(content) => beginning(content).await,
+        // The sender is told all the same, without the header.
+        Loaded::Later(_) | Loaded::Damaged => Vec::new(),
+    };
+    let notice = compose(core, envelope, to, &fates, verdict, &original);
+    let notice_id = notice.envelope.id;
+    // The pause between tries of a spool that has no room: the outcome must not be lost (spec, section 6).
+    const PAUSE: Duration = Duration::from_secs(1);
+    loop {
+        match core.spool.record_with_notice(id, changes.clone(), notice.clone()).await {
+            Ok(accepted) => {
+                core.note(&Event::Notified { id, notice: notice_id, to });
+                Box::pin(core.arrive(accepted)).await;
+                return;
+            }
+            Err(NotStored::Full | NotStored::Expired) if !core.is_stopping() => {
+                tokio::time::sleep(PAUSE).await
+            }
+            // Nothing is recorded: after a restart the message is tried, or expires, once more.
+            Err(NotStored::Full | NotStored::Expired | NotStored::Failed) => return,
+        }
+    }
+}
+
+/// To whom a notice is owed for these failures, if to anybody (rule 85, RFC 3461 §4.1).
+fn owed_to<'a>(core: &Core, envelope: &'a Envelope, fates: &[(u32, RemoteReply)]) -> Option<&'a Address> {
+    if fates.is_empty() {
+        return None;
+    }
+    let why = match &envelope.sender {
+        None => "the sender is null",
+        Some(sender) => {
+            let wanted =
+                |(index, _): &(u32, RemoteReply)| envelope.recipients[*index as usize].wants_failure();
+            if fates.iter().any(wanted) {
+                return Some(sender);
+            }
+            "the sender wants no failure notices"
+        }
+    };
+    core.note(&Event::NotNotified { id: envelope.id, why });
+    None
+}
+
+fn compose(
+    core: &Core,
+    envelope: &Envelope,
+    to: &Address,
+    fates: &[(u32, RemoteReply)],
+    verdict: Option<(Status, &'static str)>,
+    original: &[u8],
+) -> Notice {
+    let now = core.clock.now();
+    let rules = core.inquiry.rules();
+    let id = core.spool.mint();
+    let fates: Vec<notice::Fate<'_>> = fates
+        .iter()
+        .map(|(index, reply)| (&envelope.recipients[*index as usize], reply))
+        .filter(|(recipient, _)| recipient.wants_failure())
+        .map(|(recipient, reply)| notice::Fate {
+            recipient: &recipient.address,
+            orcpt: recipient.orcpt.as_deref(),
+            action: notice::Action::Failed,
+            verdict,
+            reply,
+        })
+        .collect();
+    let reporting = notice::Reporting { hostname: &rules.hostname, id, now };
+    let content = notice::compose(reporting, to, envelope, &fates, original);
+    let envelope = Envelope {
+        id,
+        received_at: now,
+        // RFC 5321 §4.5.5: a notice has the null reverse-path, so that it causes no other.
+        sender: None,
+        recipients: vec![Recipient::new(to.clone())],
+        body: if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+        smtputf8: to.needs_utf8() || envelope.needs_utf8(),
+        ret: None,
+        envid: None,
+        transport: Transport::Notice,
+        tenant: None,
+        peer: None,
+    };
+    Notice { envelope, content }
+}
+
+/// As much of a message as a notice may return.
+async fn beginning(content: Content) -> Vec<u8> {
+    let mut bytes = content.head.to_vec();
+    let mut body = content.body.reader();
+    while bytes.len() <= notice::RETURN_LIMIT_BYTES {
+        match body.next().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    bytes
+}

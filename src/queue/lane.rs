@@ -1,0 +1,611 @@
+//! Lane: the road to one next hop: what waits there, in order of arrival, and whether the road is open.
+//!
+//! Pure: `queue` asks it for the next job and tells it how the attempt went; it never waits itself.
+//! A dead destination is probed by one message and drains at once, in order, when it is back (rule 84).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::mail::{Address, MessageId, NextHopName, RemoteReply, Status};
+
+use super::backoff::{Backoff, Priority};
+use super::job::Job;
+
+/// So many different recipients put off in a row, and the destination itself counts as unwell: one full
+/// mailbox never closes the road for the others.
+const UNWELL_AFTER: usize = 3;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Road {
+    Open,
+    /// Nothing gets through; one message at a time tries whether it is back.
+    Down {
+        since: Timestamp,
+        probes: u32,
+        interval: Duration,
+        next_probe: Timestamp,
+        probing: bool,
+    },
+}
+
+/// What an attempt told about the destination, beyond the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It took these recipients, or refused some for good: it works.
+    Works { took: Vec<Address> },
+    /// It put every recipient off; one of them stands for all.
+    PutOff { recipient: Address },
+    /// It was not reached at all.
+    Unreached,
+    /// The attempt never got as far as the destination.
+    Untried,
+}
+
+/// What changed about the road, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    WentDown { next_probe: Timestamp },
+    CameBack,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub name: NextHopName,
+    /// Ready when the road is open; in order of arrival.
+    ready: BTreeMap<MessageId, Job>,
+    /// Put off one by one until a time of their own.
+    waiting: BTreeMap<MessageId, Job>,
+    due: BTreeSet<(Timestamp, MessageId)>,
+    /// With a worker at this moment.
+    in_flight: BTreeSet<MessageId>,
+    road: Road,
+    last: Option<RemoteReply>,
+    /// Different recipients put off since one was last taken, at most `UNWELL_AFTER`.
+    put_off_in_a_row: Vec<Address>,
+    /// Since when no recipient has been taken: what was put off after it comes back with the road.
+    trouble_since: Option<Timestamp>,
+    /// The probe that was put off: the next one is another message.
+    refused_probe: Option<MessageId>,
+    backoff: Backoff,
+}
+
+impl Lane {
+    pub(super) fn new(name: NextHopName, backoff: Backoff) -> Self {
+        Self {
+            name,
+            ready: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            due: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            road: Road::Open,
+            last: None,
+            put_off_in_a_row: Vec::new(),
+            trouble_since: None,
+            refused_probe: None,
+            backoff,
+        }
+    }
+
+    pub(super) fn set_backoff(&mut self, backoff: Backoff) {
+        self.backoff = backoff;
+    }
+
+    /// A job that may be tried as soon as the road is open.
+    pub(super) fn add(&mut self, job: Job) {
+        let id = job.id();
+        // The same message may come twice, by two of its recipients: one transaction serves both.
+        match self.ready.remove(&id) {
+            Some(mut there) => {
+                there.merge(job);
+                self.ready.insert(id, there);
+            }
+            None => {
+                self.ready.insert(id, job);
+            }
+        }
+    }
+
+    /// A job that waits until its own next attempt.
+    pub(super) fn add_waiting(&mut self, mut job: Job) {
+        let id = job.id();
+        if let Some(there) = self.take_waiting(id) {
+            let next_attempt = job.next_attempt.max(there.next_attempt);
+            job.merge(there);
+            job.next_attempt = next_attempt;
+        }
+        self.due.insert((self.wakes(&job), id));
+        self.waiting.insert(id, job);
+    }
+
+    /// A waiting job is looked at when it is due or expires, whichever is first.
+    fn wakes(&self, job: &Job) -> Timestamp {
+        job.next_attempt.min(self.backoff.expires_at(job.envelope.received_at))
+    }
+
+    fn take_waiting(&mut self, id: MessageId) -> Option<Job> {
+        let job = self.waiting.remove(&id)?;
+        self.due.remove(&(self.wakes(&job), id));
+        Some(job)
+    }
+
+    /// The next job to try now, oldest first; a probe when the road is down.
+    pub(super) fn take(&mut self, now: Timestamp) -> Option<Job> {
+        self.release_due(now);
+        let id = match &mut self.road {
+            Road::Open => *self.ready.first_key_value()?.0,
+            Road::Down { next_probe, probing, .. } => {
+                if *probing || *next_probe > now {
+                    return None;
+                }
+                let id = next_probe_id(&self.ready, self.refused_probe)?;
+                *probing = true;
+                id
+            }
+        };
+        self.in_flight.insert(id);
+        self.ready.remove(&id)
+    }
+
+    fn release_due(&mut self, now: Timestamp) {
+        while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, id));
+            if let Some(job) = self.waiting.remove(&id) {
+                self.add(job);
+            }
+        }
+    }
+
+    /// The jobs whose message is too old (rule 83). Those with a worker are left to end by themselves.
+    pub(super) fn take_expired(&mut self, now: Timestamp) -> Vec<Job> {
+        self.release_due(now);
+        let mut expired = Vec::new();
+        while let Some(entry) = self.ready.first_entry() {
+            if self.backoff.expires_at(entry.get().envelope.received_at) > now {
+                break;
+            }
+            expired.push(entry.remove());
+        }
+        expired
+    }
+
+    /// How an attempt went. `job` is what is left of it to try again; it waits by itself when it alone was
+    /// put off, and with the whole lane when the destination is down.
+    pub(super) fn settle(
+        &mut self,
+        id: MessageId,
+        job: Option<Job>,
+        health: Health,
+        reply: Option<&RemoteReply>,
+        now: Timestamp,
+    ) -> Option<Change> {
+        self.in_flight.remove(&id);
+        if let Some(reply) = reply {
+            self.last = Some(reply.clone());
+        }
+        match health {
+            Health::Works { took } => {
+                if let Some(job) = job {
+                    self.add_waiting(job);
+                }
+                self.release_for(&took);
+                self.come_back()
+            }
+            Health::PutOff { recipient } => {
+                if let Some(job) = job {
+                    self.add_waiting(job);
+                }
+                self.put_off(id, recipient, now)
+            }
+            Health::Unreached => {
+                if let Some(job) = job {
+                    self.add(job);
+                }
+                self.refused_probe = None;
+                self.go_down(now)
+            }
+            Health::Untried => {
+                if let Some(job) = job {
+                    self.add_waiting(job);
+                }
+                // The probe told nothing: the next message may try at once.
+                if let Road::Down { probing, .. } = &mut self.road {
+                    *probing = false;
+                }
+                None
+            }
+        }
+    }
+
+    /// A mailbox that takes mail again takes what it put off, at once and in order.
+    fn release_for(&mut self, took: &[Address]) {
+        self.release(|job| {
+            job.recipients
+                .iter()
+                .any(|index| took.contains(&job.envelope.recipients[*index as usize].address))
+        });
+    }
+
+    fn release(&mut self, which: impl Fn(&Job) -> bool) {
+        let ids: Vec<MessageId> =
+            self.waiting.values().filter(|job| job.last.is_some() && which(job)).map(Job::id).collect();
+        for id in ids {
+            if let Some(job) = self.take_waiting(id) {
+                self.add(job);
+            }
+        }
+    }
+
+    fn come_back(&mut self) -> Option<Change> {
+        self.put_off_in_a_row.clear();
+        self.refused_probe = None;
+        let trouble = self.trouble_since.take();
+        if self.road == Road::Open {
+            return None;
+        }
+        self.road = Road::Open;
+        // What the destination put off while it was unwell comes back with it, in order.
+        if let Some(since) = trouble {
+            self.release(|job| job.next_attempt >= since.plus(job.interval));
+        }
+        Some(Change::CameBack)
+    }
+
+    fn put_off(&mut self, id: MessageId, recipient: Address, now: Timestamp) -> Option<Change> {
+        if self.put_off_in_a_row.len() < UNWELL_AFTER && !self.put_off_in_a_row.contains(&recipient) {
+            self.put_off_in_a_row.push(recipient);
+        }
+        self.trouble_since.get_or_insert(now);
+        if !self.is_down() && self.put_off_in_a_row.len() < UNWELL_AFTER {
+            return None;
+        }
+        self.refused_probe = Some(id);
+        self.go_down(now)
+    }
+
+    fn go_down(&mut self, now: Timestamp) -> Option<Change> {
+        self.trouble_since.get_or_insert(now);
+        let waiting = self.len();
+        let (since, probes, interval) = match &self.road {
+            Road::Open => (now, 1, Duration::ZERO),
+            Road::Down { since, probes, interval, probing: true, .. } => (*since, probes + 1, *interval),
+            // Attempts that were under way when the road went down say nothing new.
+            Road::Down { .. } => return None,
+        };
+        let interval = self.backoff.interval(probes, interval, waiting, Priority::Normal);
+        let next_probe = now.plus(interval);
+        self.road = Road::Down { since, probes, interval, next_probe, probing: false };
+        Some(Change::WentDown { next_probe })
+    }
+
+    /// When this lane next has something to do by the clock alone.
+    pub(super) fn next_wake(&self) -> Option<Timestamp> {
+        let due = self.due.first().map(|(at, _)| *at);
+        let expiry =
+            self.ready.first_key_value().map(|(_, job)| self.backoff.expires_at(job.envelope.received_at));
+        let probe = match &self.road {
+            Road::Down { next_probe, probing: false, .. } if !self.ready.is_empty() => Some(*next_probe),
+            Road::Down { .. } | Road::Open => None,
+        };
+        [due, expiry, probe].into_iter().flatten().min()
+    }
+
+    /// How many workers could find something to do now.
+    pub(super) fn runnable(&self, now: Timestamp) -> usize {
+        let due = self.due.range(..=(now, MessageId::from_raw(u64::MAX))).count();
+        match &self.road {
+            Road::Open => self.ready.len() + due,
+            Road::Down { next_probe, probing, .. } => {
+                usize::from(!probing && *next_probe <= now && self.ready.len() + due > 0)
+            }
+        }
+    }
+
+    /// Takes everything that no worker has, for the way on to be decided again.
+    pub(super) fn take_all(&mut self) -> Vec<Job> {
+        self.due.clear();
+        let mut jobs: BTreeMap<MessageId, Job> = std::mem::take(&mut self.ready);
+        for (id, job) in std::mem::take(&mut self.waiting) {
+            match jobs.get_mut(&id) {
+                Some(there) => there.merge(job),
+                None => {
+                    jobs.insert(id, job);
+                }
+            }
+        }
+        jobs.into_values().collect()
+    }
+
+    /// Takes one message's job, unless a worker has it.
+    pub(super) fn take_one(&mut self, id: MessageId) -> Option<Job> {
+        match (self.ready.remove(&id), self.take_waiting(id)) {
+            (Some(mut job), Some(other)) => {
+                job.merge(other);
+                Some(job)
+            }
+            (job, other) => job.or(other),
+        }
+    }
+
+    /// Everything may be tried now, whatever was scheduled: the operator's retry.
+    pub(super) fn retry_now(&mut self, now: Timestamp) {
+        let waiting: Vec<MessageId> = self.waiting.keys().copied().collect();
+        for id in waiting {
+            if let Some(job) = self.take_waiting(id) {
+                self.add(job);
+            }
+        }
+        if let Road::Down { next_probe, .. } = &mut self.road {
+            *next_probe = now;
+        }
+    }
+
+    /// Lets go of contents kept in memory: a lane that stands still reads them back from the spool.
+    pub(super) fn forget_contents(&mut self) {
+        for job in self.ready.values_mut().chain(self.waiting.values_mut()) {
+            job.content = None;
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.road != Road::Open
+    }
+
+    pub(super) fn road(&self) -> &Road {
+        &self.road
+    }
+
+    pub(super) fn last(&self) -> Option<&RemoteReply> {
+        self.last.as_ref()
+    }
+
+    /// What a message that expires here is told.
+    pub(super) fn last_reply(&self, job: &Job) -> RemoteReply {
+        job.last.clone().or_else(|| self.last.clone()).unwrap_or_else(|| {
+            RemoteReply::ours("", Status::new(4, 4, 1), "no attempt reached the next hop".to_owned())
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.len() + self.waiting.len() + self.in_flight.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.ready.values().chain(self.waiting.values())
+    }
+
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.in_flight.iter().copied()
+    }
+}
+
+/// The oldest; but a message that was put off in the last probe lets the next one try, so that one
+/// message nobody wants cannot keep a road closed.
+fn next_probe_id(ready: &BTreeMap<MessageId, Job>, refused: Option<MessageId>) -> Option<MessageId> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let after = refused.and_then(|refused| ready.range((Excluded(refused), Unbounded)).next());
+    after.or_else(|| ready.first_key_value()).map(|(id, _)| *id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mail::{BodyType, Envelope, Recipient, Region, Transport};
+
+    const START: i64 = 1_800_000_000_000;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(START).plus(Duration::from_secs(seconds))
+    }
+
+    fn lane() -> Lane {
+        Lane::new(NextHopName::Store(Region::parse("EUR").expect("a code")), Backoff::default())
+    }
+
+    fn job(number: u64, recipient: &str) -> Job {
+        let envelope = Envelope {
+            id: MessageId::from_raw(number),
+            received_at: at(0),
+            sender: None,
+            recipients: vec![Recipient::new(Address::parse(recipient).expect("an address"))],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            transport: Transport::Incoming,
+            tenant: None,
+            peer: None,
+        };
+        Job {
+            envelope: Arc::new(envelope),
+            recipients: vec![0],
+            content: None,
+            bytes: 10,
+            attempts: 0,
+            interval: Duration::ZERO,
+            next_attempt: at(0),
+            last: None,
+        }
+    }
+
+    fn reply() -> RemoteReply {
+        RemoteReply::ours("store", Status::new(4, 4, 1), "refused")
+    }
+
+    fn filled(count: u64) -> Lane {
+        let mut lane = lane();
+        for number in 1..=count {
+            lane.add(job(number, &format!("user{number}@contoso.com")));
+        }
+        lane
+    }
+
+    fn take_id(lane: &mut Lane, now: Timestamp) -> Option<u64> {
+        lane.take(now).map(|job| job.id().raw())
+    }
+
+    /// As `attempt` does it when a destination puts a job off until `next`.
+    fn put_off(mut job: Job, next: Timestamp, interval: u64) -> Job {
+        job.attempts += 1;
+        job.interval = Duration::from_secs(interval);
+        job.next_attempt = next;
+        job.last = Some(reply());
+        job
+    }
+
+    fn probe(lane: &mut Lane, now: Timestamp) -> (MessageId, Option<Change>) {
+        let job = lane.take(now).expect("a probe is due");
+        let id = job.id();
+        (id, lane.settle(id, Some(job), Health::Unreached, Some(&reply()), now))
+    }
+
+    #[test]
+    fn messages_leave_in_the_order_they_came() {
+        let mut lane = filled(3);
+        assert_eq!([1, 2, 3].map(|_| take_id(&mut lane, at(0))), [Some(1), Some(2), Some(3)]);
+        assert_eq!(take_id(&mut lane, at(0)), None);
+    }
+
+    #[test]
+    fn a_dead_destination_is_probed_by_one_message_at_growing_intervals() {
+        let mut lane = filled(100);
+        let (_, change) = probe(&mut lane, at(0));
+        assert_eq!(change, Some(Change::WentDown { next_probe: at(60) }));
+        assert_eq!(take_id(&mut lane, at(59)), None, "nobody tries before the probe is due");
+        let probing = lane.take(at(60)).expect("the probe");
+        assert_eq!(take_id(&mut lane, at(60)), None, "one message probes");
+        let change = lane.settle(probing.id(), Some(probing), Health::Unreached, Some(&reply()), at(60));
+        assert_eq!(change, Some(Change::WentDown { next_probe: at(60 + 300) }));
+        assert_eq!(lane.len(), 100, "nothing is lost on the way");
+    }
+
+    #[test]
+    fn what_was_under_way_when_it_went_down_does_not_count_as_a_probe() {
+        let mut lane = filled(3);
+        let jobs: Vec<Job> = (0..3).filter_map(|_| lane.take(at(0))).collect();
+        let changes: Vec<Option<Change>> = jobs
+            .into_iter()
+            .map(|job| lane.settle(job.id(), Some(job), Health::Unreached, Some(&reply()), at(0)))
+            .collect();
+        assert_eq!(changes, [Some(Change::WentDown { next_probe: at(60) }), None, None]);
+    }
+
+    #[test]
+    fn a_destination_that_returns_gets_everything_at_once_in_order() {
+        let mut lane = filled(5);
+        probe(&mut lane, at(0));
+        probe(&mut lane, at(60));
+        lane.add(job(6, "late@contoso.com"));
+        let first = lane.take(at(360)).expect("the probe is the oldest");
+        assert_eq!(first.id().raw(), 1);
+        let change =
+            lane.settle(first.id(), None, Health::Works { took: Vec::new() }, Some(&reply()), at(360));
+        assert_eq!(change, Some(Change::CameBack));
+        let drained: Vec<u64> = std::iter::from_fn(|| take_id(&mut lane, at(360))).collect();
+        assert_eq!(drained, [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn one_full_mailbox_does_not_close_the_road() {
+        let mut lane = lane();
+        for number in 1..=10 {
+            lane.add(job(number, "full@contoso.com"));
+        }
+        for _ in 0..10 {
+            let job = lane.take(at(0)).expect("the road stays open");
+            let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
+            let change =
+                lane.settle(id, Some(put_off(job, at(60), 60)), Health::PutOff { recipient }, None, at(0));
+            assert_eq!(change, None);
+        }
+        lane.add(job(11, "anna@contoso.com"));
+        assert_eq!(take_id(&mut lane, at(1)), Some(11));
+        assert_eq!(take_id(&mut lane, at(59)), None);
+        assert_eq!(take_id(&mut lane, at(60)), Some(1));
+    }
+
+    #[test]
+    fn a_mailbox_that_takes_mail_again_takes_all_of_it() {
+        let mut lane = lane();
+        for number in 1..=3 {
+            lane.add(job(number, "anna@contoso.com"));
+        }
+        for number in 0..3 {
+            let job = lane.take(at(number)).expect("ready");
+            let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
+            let next = at(number + 60);
+            lane.settle(
+                id,
+                Some(put_off(job, next, 60)),
+                Health::PutOff { recipient },
+                Some(&reply()),
+                at(number),
+            );
+        }
+        let first = lane.take(at(60)).expect("the first is due");
+        let took = vec![first.envelope.recipients[0].address.clone()];
+        lane.settle(first.id(), None, Health::Works { took }, Some(&reply()), at(60));
+        assert_eq!([take_id(&mut lane, at(60)), take_id(&mut lane, at(60))], [Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn a_destination_that_puts_everybody_off_is_probed_with_another_message_each_time() {
+        let mut lane = filled(4);
+        for _ in 0..3 {
+            let job = lane.take(at(0)).expect("open until three were put off");
+            let (id, recipient) = (job.id(), job.envelope.recipients[0].address.clone());
+            lane.settle(
+                id,
+                Some(put_off(job, at(60), 60)),
+                Health::PutOff { recipient },
+                Some(&reply()),
+                at(0),
+            );
+        }
+        assert!(lane.is_down());
+        assert_eq!(take_id(&mut lane, at(1)), None);
+        let probe = lane.take(at(60)).expect("a probe");
+        assert_eq!(probe.id().raw(), 4, "the one that has not been put off yet");
+        let recipient = probe.envelope.recipients[0].address.clone();
+        lane.settle(
+            probe.id(),
+            Some(put_off(probe, at(120), 60)),
+            Health::PutOff { recipient },
+            Some(&reply()),
+            at(60),
+        );
+        let probe = lane.take(at(360)).expect("the next probe");
+        assert_eq!(probe.id().raw(), 1);
+        let took = vec![probe.envelope.recipients[0].address.clone()];
+        lane.settle(probe.id(), None, Health::Works { took }, Some(&reply()), at(360));
+        let drained: Vec<u64> = std::iter::from_fn(|| take_id(&mut lane, at(360))).collect();
+        assert_eq!(drained, [2, 3, 4]);
+    }
+
+    #[test]
+    fn old_messages_expire_even_when_the_destination_is_down() {
+        let mut lane = filled(2);
+        probe(&mut lane, at(0));
+        let day = 24 * 60 * 60;
+        assert!(lane.take_expired(at(day - 1)).is_empty());
+        assert_eq!(lane.next_wake().expect("something waits"), at(60));
+        assert_eq!(lane.take_expired(at(day)).len(), 2);
+        assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn a_waiting_message_expires_before_its_next_attempt() {
+        let mut lane = lane();
+        let day = 24 * 60 * 60;
+        lane.add_waiting(put_off(job(1, "anna@contoso.com"), at(day + 1800), 3600));
+        assert_eq!(lane.next_wake(), Some(at(day)));
+        assert_eq!(lane.take_expired(at(day)).len(), 1);
+        assert_eq!(lane.next_wake(), None);
+    }
+}

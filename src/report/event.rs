@@ -1,0 +1,171 @@
+//! Event: all that can happen to a connection, a message, a destination or the node itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::decision::{Irr, Reason};
+use crate::mail::{
+    Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
+};
+
+/// Borrowed throughout: an event is noted and gone.
+#[derive(Debug)]
+pub enum Event<'a> {
+    // The node
+    Listening {
+        listener: &'a str,
+        address: SocketAddr,
+    },
+    Recovered {
+        messages: usize,
+        findings: usize,
+    },
+    Finding {
+        what: &'a str,
+    },
+    Warning {
+        what: &'a str,
+    },
+    Reloaded {
+        warnings: usize,
+    },
+    ReloadRefused {
+        why: &'a str,
+    },
+    Draining {
+        within: Duration,
+    },
+    Stopped {
+        sessions_cut: usize,
+    },
+    // Connections
+    Connected {
+        session: SessionId,
+        listener: &'a str,
+        peer: SocketAddr,
+    },
+    /// Turned away before a session began (rule 59).
+    TurnedAway {
+        peer: SocketAddr,
+        reply: &'a str,
+    },
+    Secured {
+        session: SessionId,
+        tls: &'a TlsFacts,
+    },
+    HandshakeFailed {
+        session: SessionId,
+        why: &'a str,
+    },
+    /// Bytes were pipelined behind STARTTLS (rule 63).
+    InjectionDropped {
+        session: SessionId,
+        bytes: usize,
+    },
+    Disconnected {
+        session: SessionId,
+        why: &'a str,
+        messages: u32,
+        lasted: Duration,
+    },
+    // Transactions
+    SenderRefused {
+        session: SessionId,
+        peer: &'a Peer,
+        sender: &'a Sender,
+        reason: &'a Reason,
+        reply: &'a str,
+    },
+    /// `recipient` is withheld (a domain only) for a strict tenant's mail in the wrong region (spec, section 6).
+    RecipientRefused {
+        session: SessionId,
+        peer: &'a Peer,
+        sender: &'a Sender,
+        recipient: &'a str,
+        reason: &'a Reason,
+        reply: &'a str,
+    },
+    RecipientAccepted {
+        irr: Irr,
+        home: Option<Region>,
+    },
+    Accepted {
+        session: SessionId,
+        envelope: &'a Envelope,
+        bytes: u64,
+        tls: bool,
+    },
+    MessageRefused {
+        session: SessionId,
+        peer: &'a Peer,
+        sender: &'a Sender,
+        reply: &'a str,
+    },
+    // The queue
+    Delivered {
+        id: MessageId,
+        recipient: &'a Address,
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
+        attempts: u32,
+        delay: Duration,
+    },
+    Deferred {
+        id: MessageId,
+        recipient: &'a Address,
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
+        attempts: u32,
+        next_attempt: Timestamp,
+    },
+    Failed {
+        id: MessageId,
+        recipient: &'a Address,
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
+        attempts: u32,
+    },
+    Expired {
+        id: MessageId,
+        recipient: &'a Address,
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
+        attempts: u32,
+    },
+    /// The way on was decided again and is another one (rule 89).
+    Rerouted {
+        id: MessageId,
+        recipient: &'a Address,
+        from: &'a NextHopName,
+        to: &'a NextHopName,
+    },
+    DestinationDown {
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
+        next_probe: Timestamp,
+        waiting: usize,
+    },
+    DestinationUp {
+        next_hop: &'a NextHopName,
+        waiting: usize,
+    },
+    Notified {
+        id: MessageId,
+        notice: MessageId,
+        to: &'a Address,
+    },
+    /// No notice is owed: the null sender, or one that wants none (rule 85).
+    NotNotified {
+        id: MessageId,
+        why: &'a str,
+    },
+    Quarantined {
+        id: MessageId,
+        why: &'a str,
+    },
+    Removed {
+        id: MessageId,
+        by: &'a str,
+    },
+}

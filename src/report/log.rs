@@ -1,0 +1,120 @@
+//! Log: one line per Event, text on a terminal and JSON otherwise.
+
+use std::io::IsTerminal;
+
+use tracing::{info, warn};
+
+use super::Event;
+use crate::mail::{Address, Sender};
+
+/// `log.format` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// Sends log lines to standard error from now on. The filter is a tracing directive such as `info`.
+pub fn start(format: Format, filter: &str) {
+    let json = match format {
+        Format::Auto => !std::io::stderr().is_terminal(),
+        Format::Text => false,
+        Format::Json => true,
+    };
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder
+            .json()
+            .with_target(false)
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+    } else {
+        builder.with_target(false).init();
+    }
+}
+
+fn sender(sender: &Sender) -> String {
+    sender.as_ref().map_or("<>".to_owned(), Address::to_string)
+}
+
+/// As a number: JSON writers make strings of 128 bits.
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn write(event: &Event<'_>) {
+    match event {
+        Event::Listening { listener, address } => info!(event = "listening", listener, %address),
+        Event::Recovered { messages, findings } => info!(event = "recovered", messages, findings),
+        Event::Finding { what } => warn!(event = "spool-finding", what),
+        Event::Warning { what } => warn!(event = "warning", what),
+        Event::Reloaded { warnings } => info!(event = "reloaded", warnings),
+        Event::ReloadRefused { why } => warn!(event = "reload-refused", why),
+        Event::Draining { within } => info!(event = "draining", within_s = within.as_secs()),
+        Event::Stopped { sessions_cut } => info!(event = "stopped", sessions_cut),
+        Event::Connected { session, listener, peer } => {
+            tracing::debug!(event = "connected", %session, listener, %peer);
+        }
+        Event::TurnedAway { peer, reply } => warn!(event = "turned-away", %peer, reply),
+        Event::Secured { session, tls } => tracing::debug!(
+            event = "secured", %session, version = tls.version, cipher = tls.cipher,
+            names = tls.verified_names.join(" "),
+            rejected = tls.rejected_certificate.as_deref().unwrap_or_default(),
+        ),
+        Event::HandshakeFailed { session, why } => info!(event = "handshake-failed", %session, why),
+        Event::InjectionDropped { session, bytes } => warn!(event = "injection-dropped", %session, bytes),
+        Event::Disconnected { session, why, messages, lasted } => {
+            tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
+        }
+        Event::SenderRefused { session, peer, sender: from, reason, reply } => info!(
+            event = "sender-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from),
+            reason = reason.word(), reply,
+        ),
+        Event::RecipientRefused { session, peer, sender: from, recipient, reason, reply } => info!(
+            event = "recipient-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), recipient,
+            reason = reason.word(), reply,
+        ),
+        Event::RecipientAccepted { .. } => {}
+        Event::Accepted { session, envelope, bytes, tls } => {
+            let peer = envelope.peer.as_ref();
+            info!(
+                event = "accepted", id = %envelope.id, %session, sender = sender(&envelope.sender),
+                recipients = envelope.recipients.len(), bytes, tls,
+                ip = peer.map(|peer| tracing::field::display(peer.ip)),
+                helo = peer.map(|peer| peer.helo.as_str()),
+            );
+        }
+        Event::MessageRefused { session, peer, sender: from, reply } => info!(
+            event = "message-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), reply,
+        ),
+        Event::Delivered { id, recipient, next_hop, reply, attempts, delay } => info!(
+            event = "delivered", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            delay_ms = millis(*delay),
+        ),
+        Event::Deferred { id, recipient, next_hop, reply, attempts, next_attempt } => info!(
+            event = "deferred", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            %next_attempt,
+        ),
+        Event::Failed { id, recipient, next_hop, reply, attempts } => info!(
+            event = "failed", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+        ),
+        Event::Expired { id, recipient, next_hop, reply, attempts } => info!(
+            event = "expired", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+        ),
+        Event::Rerouted { id, recipient, from, to } => info!(event = "rerouted", %id, %recipient, %from, %to),
+        Event::DestinationDown { next_hop, reply, next_probe, waiting } => warn!(
+            event = "destination-down", %next_hop, host = reply.host, reply = reply.line(), %next_probe, waiting,
+        ),
+        Event::DestinationUp { next_hop, waiting } => info!(event = "destination-up", %next_hop, waiting),
+        Event::Notified { id, notice, to } => info!(event = "notified", %id, %notice, %to),
+        Event::NotNotified { id, why } => info!(event = "not-notified", %id, why),
+        Event::Quarantined { id, why } => warn!(event = "quarantined", %id, why),
+        Event::Removed { id, by } => info!(event = "removed", %id, by),
+    }
+}

@@ -1,0 +1,199 @@
+//! Metrics: counters from the same Events, and gauges that their owners give when asked.
+//!
+//! Label sets are bounded: reasons, regions of our own list and outcomes; never a stranger's address or domain.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::Event;
+use crate::decision::Reason;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct IrrLabel {
+    irr: &'static str,
+    region: String,
+}
+
+/// What the owners of live state tell when metrics are read.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges(pub Vec<(&'static str, &'static str, u64)>);
+
+pub struct Metrics {
+    registry: Registry,
+    connections: Counter,
+    turned_away: Counter,
+    handshakes_failed: Counter,
+    accepted: Counter,
+    accepted_bytes: Counter,
+    messages_refused: Counter,
+    refused: Family<ReasonLabel, Counter>,
+    recipients: Family<IrrLabel, Counter>,
+    outcomes: Family<OutcomeLabel, Counter>,
+    destinations_down: Counter,
+    notices: Counter,
+    quarantined: Counter,
+    reloads_refused: Counter,
+    /// In-flight sessions, kept by the events that open and close them.
+    sessions: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("landfall");
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let connections = counter("connections", "Connections that became a session");
+        let turned_away = counter("connections_turned_away", "Connections refused by a limit (rule 59)");
+        let handshakes_failed = counter("tls_handshakes_failed", "Inbound TLS handshakes that failed");
+        let accepted = counter("messages_accepted", "Messages answered 250 after end of data");
+        let accepted_bytes = counter("messages_accepted_bytes", "Octets of the messages accepted");
+        let messages_refused = counter("messages_refused", "Messages refused at or after DATA");
+        let destinations_down = counter("destination_outages", "Times that a next hop was found down");
+        let notices = counter("notices", "Delivery status notifications composed");
+        let quarantined = counter("messages_quarantined", "Messages set aside as damaged or poisonous");
+        let reloads_refused = counter("reloads_refused", "Reloads refused for mistakes in the configuration");
+        let refused = Family::<ReasonLabel, Counter>::default();
+        registry.register("refusals", "MAIL and RCPT refused, by reason", refused.clone());
+        let recipients = Family::<IrrLabel, Counter>::default();
+        registry.register(
+            "recipients_accepted",
+            "Recipients accepted, by home region and whether in-region routing applied",
+            recipients.clone(),
+        );
+        let outcomes = Family::<OutcomeLabel, Counter>::default();
+        registry.register("deliveries", "Ends of attempts, per recipient", outcomes.clone());
+        Self {
+            registry,
+            connections,
+            turned_away,
+            handshakes_failed,
+            accepted,
+            accepted_bytes,
+            messages_refused,
+            refused,
+            recipients,
+            outcomes,
+            destinations_down,
+            notices,
+            quarantined,
+            reloads_refused,
+            sessions: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn count(&self, event: &Event<'_>) {
+        match event {
+            Event::Connected { .. } => {
+                self.connections.inc();
+                self.sessions.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::Disconnected { .. } => {
+                self.sessions.fetch_sub(1, Ordering::Relaxed);
+            }
+            Event::TurnedAway { .. } => {
+                self.turned_away.inc();
+            }
+            Event::HandshakeFailed { .. } => {
+                self.handshakes_failed.inc();
+            }
+            Event::SenderRefused { reason, .. } | Event::RecipientRefused { reason, .. } => {
+                self.count_refusal(reason)
+            }
+            Event::RecipientAccepted { irr, home } => {
+                let region = home.map_or("none".to_owned(), |region| region.to_string());
+                self.recipients.get_or_create(&IrrLabel { irr: irr.word(), region }).inc();
+            }
+            Event::Accepted { bytes, .. } => {
+                self.accepted.inc();
+                self.accepted_bytes.inc_by(*bytes);
+            }
+            Event::MessageRefused { .. } => {
+                self.messages_refused.inc();
+            }
+            Event::Delivered { .. } => self.count_outcome("delivered"),
+            Event::Deferred { .. } => self.count_outcome("deferred"),
+            Event::Failed { .. } => self.count_outcome("failed"),
+            Event::Expired { .. } => self.count_outcome("expired"),
+            Event::DestinationDown { .. } => {
+                self.destinations_down.inc();
+            }
+            Event::Notified { .. } => {
+                self.notices.inc();
+            }
+            Event::Quarantined { .. } => {
+                self.quarantined.inc();
+            }
+            Event::ReloadRefused { .. } => {
+                self.reloads_refused.inc();
+            }
+            Event::Listening { .. }
+            | Event::Recovered { .. }
+            | Event::Finding { .. }
+            | Event::Warning { .. }
+            | Event::Reloaded { .. }
+            | Event::Draining { .. }
+            | Event::Stopped { .. }
+            | Event::Secured { .. }
+            | Event::InjectionDropped { .. }
+            | Event::Rerouted { .. }
+            | Event::DestinationUp { .. }
+            | Event::NotNotified { .. }
+            | Event::Removed { .. } => {}
+        }
+    }
+
+    fn count_refusal(&self, reason: &Reason) {
+        self.refused.get_or_create(&ReasonLabel { reason: reason.word() }).inc();
+    }
+
+    fn count_outcome(&self, outcome: &'static str) {
+        self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub fn sessions(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.accepted.get()
+    }
+
+    /// The Prometheus text form: the counters, then the gauges given.
+    pub fn render(&self, gauges: &Gauges) -> String {
+        let mut page = String::new();
+        encode(&mut page, &self.registry).expect("writing to a String cannot fail");
+        let end = page.rfind("# EOF").unwrap_or(page.len());
+        page.truncate(end);
+        let own = [("sessions", "SMTP sessions open now", self.sessions())];
+        for (name, help, value) in own.iter().chain(&gauges.0) {
+            writeln!(
+                page,
+                "# HELP landfall_{name} {help}.\n# TYPE landfall_{name} gauge\nlandfall_{name} {value}"
+            )
+            .expect("writing to a String cannot fail");
+        }
+        page.push_str("# EOF\n");
+        page
+    }
+}
