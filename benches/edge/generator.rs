@@ -94,13 +94,13 @@ fn compose(number: usize, size: usize) -> (Vec<u8>, u32) {
     (data, sum)
 }
 
-struct Wire {
+pub(crate) struct Wire {
     stream: Box<dyn Stream>,
     input: Vec<u8>,
 }
 
 impl Wire {
-    async fn open(address: SocketAddr, tls: bool) -> Self {
+    pub(crate) async fn open(address: SocketAddr, tls: bool) -> Self {
         let stream = TcpStream::connect(address).await.expect("the peer listens");
         stream.set_nodelay(true).expect("a socket option");
         let mut wire = Self { stream: Box::new(stream), input: Vec::new() };
@@ -116,18 +116,18 @@ impl Wire {
         wire
     }
 
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the peer reads");
         self.stream.flush().await.expect("the peer reads");
     }
 
-    async fn command(&mut self, line: &str, code: u16) {
+    pub(crate) async fn command(&mut self, line: &str, code: u16) {
         self.send(line.as_bytes()).await;
         self.expect(code).await;
     }
 
     /// The last line of the next reply must bear this code.
-    async fn expect(&mut self, code: u16) {
+    pub(crate) async fn expect(&mut self, code: u16) {
         loop {
             while let Some(end) = memchr::memchr(b'\n', &self.input) {
                 let line: Vec<u8> = self.input.drain(..=end).collect();

@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures real time over real sockets")]
 
 mod generator;
+mod hardship;
 mod machine;
 mod peer;
 mod sink;
@@ -46,6 +47,10 @@ struct Options {
     /// the sink).
     #[arg(long, value_delimiter = ',', default_value = "landfall")]
     peer: Vec<String>,
+    /// `relay`: through to the sink. `outage`: the sink is down while the load comes, then returns.
+    /// `idle`: connections that say nothing. `refusals`: unknown recipients. `restart`: with a full queue.
+    #[arg(long, default_value = "relay")]
+    scenario: String,
     /// The daemon to measure; the release build when left out.
     #[arg(long)]
     binary: Option<std::path::PathBuf>,
@@ -73,6 +78,9 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
+    if options.scenario != "relay" {
+        return runtime.block_on(hardship::run(&options));
+    }
     println!(
         "{} sessions x {} messages of {} octets, {} per connection{}{}{}; {} rounds",
         options.sessions,

@@ -56,6 +56,26 @@ impl Peer {
         page.lines().find_map(|line| line.strip_prefix("landfall_spool_syncs ")?.trim().parse().ok())
     }
 
+    /// kill -9 and start again on the same state; how long until it answers.
+    pub(crate) fn restart(&mut self, options: &Options) -> Duration {
+        let Kind::Landfall { process, .. } = &mut self.kind else {
+            panic!("only a daemon of ours is restarted")
+        };
+        process.kill().and_then(|()| process.wait()).expect("it ran");
+        let started = Instant::now();
+        *process = start_landfall(options, self.dir.path());
+        let banner = || {
+            use std::io::Read;
+            let mut stream = std::net::TcpStream::connect(self.address).ok()?;
+            stream.read_exact(&mut [0; 3]).ok()
+        };
+        while banner().is_none() {
+            assert!(started.elapsed() < Duration::from_secs(120), "it does not come back");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        started.elapsed()
+    }
+
     pub(crate) fn stop(&mut self) {
         match &mut self.kind {
             Kind::Nothing => {}
@@ -78,7 +98,7 @@ impl Drop for Peer {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
 }
 
@@ -97,7 +117,6 @@ fn write(path: &Path, text: &str) {
 }
 
 fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr) -> Kind {
-    let binary = options.binary.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_landfall")));
     let admin = free_address();
     let config = dir.join("landfall.toml");
     write(
@@ -108,7 +127,8 @@ fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr
              [tls]\nself_signed = true\n\
              [region.EUR]\nstore = [\"smtp://{sink}\"]\ntls = \"off\"\n\
              [directory]\nsource = \"file\"\npath = \"directory.toml\"\n\
-             [limits]\nconnections_per_ip = 100000\nper_recipient_per_hour = 0\n\
+             [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n\
+             [limits]\nmemory = \"8GiB\"\nconnections = 20000\nconnections_per_ip = 100000\nper_recipient_per_hour = 0\n\
              [admin]\nsocket = \"admin.sock\"\naddress = \"{admin}\"\n",
             dir.join("state").display(),
         ),
@@ -120,16 +140,22 @@ fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr
         directory.push_str(&format!("[[tenant.user]]\naddress = \"user{user}@example.test\"\n"));
     }
     write(&dir.join("directory.toml"), &directory);
-    let log = fs::File::create(dir.join("landfall.log")).expect("a log file");
-    let process = Command::new(binary)
+    let process = start_landfall(options, dir);
+    Kind::Landfall { process, admin }
+}
+
+fn start_landfall(options: &Options, dir: &Path) -> Child {
+    let binary = options.binary.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_landfall")));
+    let log =
+        fs::File::options().create(true).append(true).open(dir.join("landfall.log")).expect("a log file");
+    Command::new(binary)
         .arg("serve")
         .arg("--config")
-        .arg(&config)
+        .arg(dir.join("landfall.toml"))
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .expect("the daemon starts");
-    Kind::Landfall { process, admin }
+        .expect("the daemon starts")
 }
 
 /// Debian's Postfix as the table in `docs/PERFORMANCE.md` has it: defaults, but its limits on connections

@@ -27,7 +27,11 @@ impl Drop for Sink {
 
 impl Sink {
     pub(crate) async fn start(chunking: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), chunking).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, chunking: bool) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let taken = Taken::default();
         let count = watch::Sender::new(0);

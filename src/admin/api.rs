@@ -110,13 +110,16 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
             door.queue.len() as u64,
         ),
         ("destinations_down", "Next hops that are down now", down as u64),
-        ("spool_messages", "Messages in the spool", spool.live_messages as u64),
+        ("spool_messages", "Messages in the spool", spool.live_messages),
         ("spool_live_bytes", "Octets of the messages in the spool", spool.live_bytes),
-        ("spool_disk_bytes", "Octets that the spool takes on the disk", spool.disk_bytes),
-        ("spool_segments", "Segments of the spool", spool.segments as u64),
+        ("spool_disk_bytes", "Octets that the spool takes on the disk", spool.bytes_on_disk),
+        ("spool_segments", "Segments of the spool", spool.segments),
         ("spool_syncs", "Times that the spool was synced since the start", spool.syncs),
+        ("spool_commits", "Group commits since the start", spool.commits),
         ("spool_written_bytes", "Octets written to the spool since the start", spool.bytes_written),
-        ("spool_quarantined", "Messages set aside", spool.quarantined as u64),
+        ("spool_memory_bytes", "Octets of bodies in memory", spool.memory_bytes),
+        ("spool_refused_drafts", "Messages that could not be stored", spool.refused_drafts),
+        ("spool_quarantined", "Messages set aside", spool.quarantined),
     ]);
     let page = door.reporter.metrics().render(&gauges);
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], page).into_response()

@@ -358,6 +358,7 @@ fn services(settings: &Settings) -> Result<delivery::Services, Error> {
         resolver: Arc::new(Resolver::system()),
         tls: Arc::new(ClientTls::new(roots, identities.first())?),
         patience: settings::delivery_patience(settings),
+        troubled: delivery::Troubled::default(),
         clock: Clock::System,
     })
 }

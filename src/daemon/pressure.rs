@@ -16,7 +16,7 @@ const PAGE_BYTES: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ceilings {
     pub(super) resident_bytes: u64,
-    pub(super) messages: usize,
+    pub(super) messages: u64,
 }
 
 /// Keeps the receiver's value true for as long as somebody listens.
@@ -42,7 +42,7 @@ pub(super) fn watch(spool: Spool, ceilings: watch::Receiver<Ceilings>) -> watch:
     receiver
 }
 
-fn judge(disk: Pressure, ceilings: Ceilings, resident_bytes: u64, messages: usize) -> Pressure {
+fn judge(disk: Pressure, ceilings: Ceilings, resident_bytes: u64, messages: u64) -> Pressure {
     match disk {
         Pressure::Free if resident_bytes > ceilings.resident_bytes || messages > ceilings.messages => {
             Pressure::Full

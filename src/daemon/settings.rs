@@ -144,7 +144,7 @@ pub(super) fn spool(settings: &Settings) -> spool::Settings {
 }
 
 pub(super) fn ceilings(settings: &Settings) -> Ceilings {
-    Ceilings { resident_bytes: settings.limits.memory, messages: settings.queue.max_messages }
+    Ceilings { resident_bytes: settings.limits.memory, messages: settings.queue.max_messages as u64 }
 }
 
 pub(super) fn delivery_patience(settings: &Settings) -> delivery::Patience {

@@ -63,20 +63,20 @@ impl Courier {
     }
 
     /// One attempt. Dropped half-way, it drops the connection too: nothing half-said is ever continued.
-    pub async fn deliver(&mut self, parcel: &Parcel<'_>) -> Delivery {
+    pub async fn deliver(&mut self, parcel: Parcel<'_>) -> Delivery {
         let patience = self.services.patience;
         if let Some(mut live) = self.live.take() {
             let fresh_enough = live.idle_since.elapsed() <= patience.idle;
             // One that turns out dead is replaced, and not held against the destination.
             if fresh_enough
                 && live.is_alive().await
-                && let Transferred::Finished(outcomes) = Box::pin(live.transfer(parcel, &patience)).await
+                && let Transferred::Finished(outcomes) = Box::pin(live.transfer(&parcel, &patience)).await
             {
                 self.keep(live);
                 return Delivery::Reached(outcomes);
             }
         }
-        Box::pin(self.deliver_afresh(parcel)).await
+        Box::pin(self.deliver_afresh(&parcel)).await
     }
 
     /// Waits until the connection has been idle for too long, then takes leave. For a worker without work:
@@ -102,10 +102,12 @@ impl Courier {
         self.live = connection.is_ready().then_some(connection);
     }
 
-    /// Every endpoint in turn, every address of its host in turn, until one takes part.
+    /// Every endpoint in turn, those that lately failed after the others, and every address of its host in
+    /// turn, until one takes part.
     async fn deliver_afresh(&mut self, parcel: &Parcel<'_>) -> Delivery {
         let mut last = verdict::obstacle(&Obstacle::NoEndpoint, "");
-        for endpoint in self.hop.endpoints.clone().iter() {
+        let endpoints = self.hop.endpoints.clone();
+        for endpoint in self.services.troubled.last(&endpoints) {
             let reached = match endpoint {
                 Endpoint::Maildir(root) => maildir::deliver(root, parcel, &self.services).await,
                 Endpoint::LmtpUnix(path) => {
@@ -131,8 +133,14 @@ impl Courier {
                 }
             };
             match reached {
-                Delivery::Reached(outcomes) => return Delivery::Reached(outcomes),
-                Delivery::Unreached(reply) => last = reply,
+                Delivery::Reached(outcomes) => {
+                    self.services.troubled.forget(endpoint);
+                    return Delivery::Reached(outcomes);
+                }
+                Delivery::Unreached(reply) => {
+                    self.services.troubled.remember(endpoint);
+                    last = reply;
+                }
             }
         }
         Delivery::Unreached(last)

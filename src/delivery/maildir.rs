@@ -37,7 +37,7 @@ pub(super) async fn deliver(root: &Path, parcel: &Parcel<'_>, services: &Service
         })
         .collect();
     match write_all(letters, parcel).await {
-        Ok(results) => judge(results, &host),
+        Ok(results) => judge(root, results, &host),
         Err(error) => {
             let reply = verdict::obstacle(&Obstacle::Storage(error), &host);
             Delivery::Reached(vec![Outcome::Deferred(reply); parcel.recipients.len()])
@@ -79,13 +79,15 @@ async fn write_all(mut letters: Vec<Letter>, parcel: &Parcel<'_>) -> Result<Vec<
     }
 }
 
-/// A full or broken disk is the destination's trouble; anything else is one mailbox's.
-fn judge(results: Vec<io::Result<()>>, host: &str) -> Delivery {
+/// A full, broken or absent disk is the destination's trouble; anything else is one mailbox's.
+fn judge(root: &Path, results: Vec<io::Result<()>>, host: &str) -> Delivery {
     let nobody = results.iter().all(Result::is_err);
     let storage = |error: &io::Error| verdict::obstacle(&Obstacle::Storage(error.to_string()), host);
-    if let Some(Err(error)) = results.iter().find(|result| result.as_ref().is_err_and(is_everybodys))
-        && nobody
-    {
+    let everybodys = |result: &&io::Result<()>| match result {
+        Ok(()) => false,
+        Err(error) => is_everybodys(error) || !root.is_dir(),
+    };
+    if nobody && let Some(Err(error)) = results.iter().find(everybodys) {
         return Delivery::Unreached(storage(error));
     }
     let outcome = |result: io::Result<()>| match result {
@@ -253,4 +255,153 @@ fn unique_name(now: Timestamp, hostname: &str) -> String {
     // A colon would begin the flags of a reader, a slash another folder.
     let host = hostname.replace('/', "\\057").replace(':', "\\072");
     format!("{seconds}.M{millis}P{}Q{count}.{host}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::delivery::Patience;
+    use crate::dns::Resolver;
+    use crate::mail::{BodyType, Envelope, MessageId, Recipient, Transport};
+    use crate::net::{ClientTls, Network, Roots};
+    use crate::spool::{Body, Content};
+
+    fn services() -> Services {
+        Services {
+            hostname: "edge.example".into(),
+            dialer: Arc::new(Network),
+            resolver: Arc::new(Resolver::table([])),
+            tls: Arc::new(ClientTls::new(Roots::none(), None).expect("settings")),
+            patience: Patience::default(),
+            troubled: crate::delivery::Troubled::default(),
+            clock: Clock::System,
+        }
+    }
+
+    async fn put(root: &Path, recipients: &[&str], content: &Content) -> Delivery {
+        let address = |text: &str| Address::parse(text).expect("an address");
+        let envelope = Envelope {
+            id: MessageId::from_raw(1),
+            received_at: Timestamp::from_millis(0),
+            sender: None,
+            recipients: recipients.iter().map(|text| Recipient::new(address(text))).collect(),
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            transport: Transport::Incoming,
+            tenant: None,
+            peer: None,
+        };
+        let indices: Vec<u32> = (0..).take(recipients.len()).collect();
+        deliver(root, &Parcel { envelope: &envelope, recipients: &indices, content }, &services()).await
+    }
+
+    fn content(body: impl Into<Bytes>) -> Content {
+        Content { head: Bytes::from_static(b"Received: here\r\n"), body: Body::Memory(body.into()) }
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_message_lies_in_new_with_its_bytes_as_received() {
+        let root = tempfile::tempdir().expect("a folder");
+        let store = root.path().join("not/yet/there");
+        let large = vec![b'x'; 3 * BATCH_BYTES];
+        for body in [&b""[..], b"\r\nhello\r\n", &large] {
+            let delivery = put(&store, &["Anna@B.example", "bob@b.example"], &content(body.to_vec())).await;
+            let Delivery::Reached(outcomes) = delivery else { panic!("the disk is there") };
+            assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{outcomes:?}");
+            for folder in ["b.example/anna", "b.example/bob"] {
+                let new = files(&store.join(folder).join("new"));
+                let [file] = &new[..] else { panic!("one message in {folder}: {new:?}") };
+                let expected = [b"Return-Path: <>\r\nReceived: here\r\n", body].concat();
+                assert!(fs::read(file).expect("a file") == expected, "byte for byte");
+                assert_eq!(fs::metadata(file).expect("a file").permissions().mode() & 0o777, 0o600);
+                assert!(files(&store.join(folder).join("tmp")).is_empty());
+                assert!(files(&store.join(folder).join("cur")).is_empty());
+                fs::remove_file(file).expect("a file");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_address_leaves_the_tree_or_another_mailbox() {
+        let root = tempfile::tempdir().expect("a folder");
+        let store = root.path().join("store");
+        let hostile = [
+            "\"../../escape\"@b.example",
+            "\"..\"@b.example",
+            "\".\"@b.example",
+            "\".hidden\"@b.example",
+            "\"a/b\"@b.example",
+            "\"a%2Fb\"@b.example",
+            "a+tag@b.example",
+            "\"a b\"@b.example",
+            "jürgen@b.example",
+            "x@[192.0.2.1]",
+            "x@[IPv6:2001:db8::1]",
+        ];
+        put(&store, &hostile, &content("hello\r\n")).await;
+        assert_eq!(files(root.path()), std::slice::from_ref(&store), "nothing beside the store");
+        let mailboxes: Vec<PathBuf> = files(&store).iter().flat_map(|domain| files(domain)).collect();
+        assert_eq!(mailboxes.len(), hostile.len(), "each has its own: {mailboxes:?}");
+        for mailbox in mailboxes {
+            assert_eq!(files(&mailbox.join("new")).len(), 1, "{}", mailbox.display());
+        }
+    }
+
+    #[test]
+    fn names_are_plain_and_never_collide() {
+        for (key, name) in [
+            ("anna", "anna"),
+            ("anna.k", "anna.k"),
+            ("user+tag", "user+tag"),
+            (".", "%2E"),
+            ("..", "%2E."),
+            ("../x", "%2E.%2Fx"),
+            ("a%2fb", "a%252fb"),
+            ("[192.0.2.1]", "%5B192.0.2.1%5D"),
+            ("", ""),
+        ] {
+            assert_eq!(plain_name(key), name);
+        }
+        let now = Timestamp::from_millis(1_800_000_000_123);
+        let names: HashSet<String> = (0..1000).map(|_| unique_name(now, "a/b:c")).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| !name.contains(['/', ':']) && name.starts_with("1800000000.M123P")));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_there_is_the_destinations_trouble() {
+        let root = tempfile::tempdir().expect("a folder");
+        let file = root.path().join("file");
+        fs::write(&file, "not a folder").expect("room");
+        let Delivery::Unreached(reply) = put(&file, &["a@b.example"], &content("x\r\n")).await else {
+            panic!("nobody can be delivered to")
+        };
+        assert_eq!(reply.status, Status::new(4, 3, 0));
+    }
+
+    #[tokio::test]
+    async fn one_broken_mailbox_defers_only_its_own_mail() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("b.example")).expect("room");
+        fs::write(root.path().join("b.example/anna"), "not a folder").expect("room");
+        let alone = put(root.path(), &["anna@b.example"], &content("x\r\n")).await;
+        let both = put(root.path(), &["anna@b.example", "bob@b.example"], &content("x\r\n")).await;
+        for (delivery, last_is_delivered) in [(alone, false), (both, true)] {
+            let Delivery::Reached(outcomes) = delivery else { panic!("the store is there") };
+            assert!(matches!(outcomes[0], Outcome::Deferred(_)), "{outcomes:?}");
+            let last = outcomes.last().expect("an outcome");
+            assert_eq!(matches!(last, Outcome::Delivered(_)), last_is_delivered, "{outcomes:?}");
+        }
+    }
 }

@@ -11,9 +11,14 @@ mod courier;
 mod dialogue;
 mod maildir;
 mod transfer;
+mod troubled;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use courier::Courier;
+pub use troubled::Troubled;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +37,8 @@ pub struct Services {
     pub resolver: Arc<Resolver>,
     pub tls: Arc<ClientTls>,
     pub patience: Patience,
+    /// Endpoints that lately failed, for all couriers to see.
+    pub troubled: Troubled,
     pub clock: Clock,
 }
 

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use super::dialogue::{Action, Dialogue, Form, Freight, Input, Octets};
 use super::verdict::{Breakage, Wait};
-use super::{Content, Parcel, Patience, Services};
+use super::{Parcel, Patience, Services};
 use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel};
 use crate::net::{self, Trust, Wire, within};
 use crate::smtp::encode::DataEncoder;
 use crate::smtp::response::{Response, ResponseReader};
+use crate::spool::Content;
 
 /// A long body is sent whenever this much of it has been read.
 const FLUSH_AT: usize = 256 * 1024;

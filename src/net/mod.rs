@@ -7,6 +7,9 @@ mod tcp;
 mod tls;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use tcp::{Dial, Dialing, Network, Target, listen};
 pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, self_signed};
 pub use wire::Wire;

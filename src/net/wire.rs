@@ -172,6 +172,12 @@ impl Wire {
         self.stream.shutdown().await
     }
 
+    /// What both buffers could hold now.
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&self) -> usize {
+        self.input.capacity() + self.output.tail.capacity() + self.output.parts.capacity()
+    }
+
     /// Our side of a handshake as a server. Whatever was read in clear is dropped.
     pub async fn accept_tls(
         mut self,

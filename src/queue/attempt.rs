@@ -15,7 +15,7 @@ use crate::mail::{
     Transport,
 };
 use crate::report::{Event, notice};
-use crate::spool::{Content, End, NotStored, Notice, RecipientProgress};
+use crate::spool::{self, Content, End, NotStored, Notice, RecipientProgress};
 
 use super::job::Job;
 use super::lane::{Change, Health};
@@ -85,7 +85,13 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
                 state.workers -= 1;
                 return None;
             }
-            if let Some(job) = state.lane.take(core.clock.now()) {
+            let now = core.clock.now();
+            if let Some(job) = state.lane.take(now) {
+                let more = core.takes_on(&mut state, now);
+                drop(state);
+                if more {
+                    core.start_worker(road);
+                }
                 return Some(job);
             }
             state.idle += 1;
@@ -187,13 +193,14 @@ async fn decide_again(
             attempts: job.attempts,
             interval: job.interval,
             next_attempt: now,
+            unreached: false,
             last: job.last.clone(),
         };
         if undecided {
             put_off(core, &mut part, result.reply.clone(), 1);
             let reply = part.last.clone().expect("put_off keeps the reply");
             note_deferred(core, &part, &to.name, &reply);
-            core.spool.record(part.id(), vec![(index, progress_of(&part))]);
+            core.spool.record(part.id(), &[(index, progress_of(&part))]);
         }
         core.put(to, part, now);
     }
@@ -215,11 +222,11 @@ async fn load(core: &Arc<Core>, id: MessageId, content: Option<Content>) -> Load
     }
     match core.spool.read(id).await {
         Ok(content) => Loaded::Content(content),
-        Err(error) if error.is_damage() => {
+        Err(error @ (spool::Error::Damaged(_) | spool::Error::Unknown(_))) => {
             core.note(&Event::Quarantined { id, why: &error.to_string() });
             Loaded::Damaged
         }
-        Err(error) => {
+        Err(error @ (spool::Error::InUse | spool::Error::Stopped | spool::Error::Io(_))) => {
             let text = format!("the message could not be read from the spool: {error}");
             Loaded::Later(RemoteReply::ours("", Status::new(4, 3, 0), text))
         }
@@ -263,7 +270,7 @@ async fn deliver(
     // least one recipient, so this ends.
     while !recipients.is_empty() {
         let parcel = Parcel { envelope: &job.envelope, recipients: &recipients, content };
-        let outcomes = match courier.deliver(&parcel).await {
+        let outcomes = match courier.deliver(parcel).await {
             Delivery::Reached(outcomes) => outcomes,
             Delivery::Unreached(reply) => {
                 let health = if result.delivered.is_empty() && result.failed.is_empty() {
@@ -334,6 +341,7 @@ async fn conclude(
         None
     } else {
         put_off(core, &mut job, result.reply.clone(), waiting);
+        job.unreached = health == Health::Unreached;
         let reply = job.last.clone().unwrap_or_else(|| reason_reply(&Reason::Overloaded));
         note_deferred(core, &job, &name, &reply);
         changes.extend(job.recipients.iter().map(|index| (*index, progress_of(&job))));
@@ -437,7 +445,7 @@ async fn end(
 ) {
     let id = envelope.id;
     let Some(to) = owed_to(core, envelope, &fates) else {
-        core.spool.record(id, changes);
+        core.spool.record(id, &changes);
         return;
     };
     let original = match load(core, id, content).await {
@@ -524,7 +532,7 @@ fn compose(
         tenant: None,
         peer: None,
     };
-    Notice { envelope, content }
+    Notice { envelope, content: content.into() }
 }
 
 /// As much of a message as a notice may return.

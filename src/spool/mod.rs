@@ -1,1 +1,527 @@
-//! spool
+//! Spool: accepted mail on disk; ours only once commit has returned.
+//!
+//! Owns the two logs, their recovery and their space, and says when no more mail can be taken. It does not
+//! know next hops or retries: `queue` decides progress and notices, and hands them in. `docs/SPOOL.md`
+//! describes the files.
+
+mod disk;
+mod format;
+mod progress;
+mod content;
+mod index;
+mod segment;
+mod draft;
+mod commit;
+mod recovery;
+mod reclaim;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::mail::{Envelope, MessageId};
+
+pub use content::{Body, BodyFile, BodyReader, Content};
+#[doc(hidden)]
+pub use disk::{Disk, Fault, FaultKind, Lasting, Operation, Recorder};
+pub use draft::Draft;
+pub use progress::{End, RecipientProgress};
+pub use recovery::{Finding, Recovered, RecoveredMessage};
+
+use commit::{Note, Waiting};
+use content::{Budget, CHUNK_BYTES, Charge};
+use disk::{DiskFile, DiskLock};
+use format::{LogName, MessageMeta, RECORD_HEADER_BYTES, RecordHeader, body_name};
+use index::{Entry, Index};
+use reclaim::Pace;
+use segment::{Purpose, Writer};
+
+/// Between two looks at the disk while nothing happens.
+const TICK: Duration = Duration::from_secs(15);
+/// The same while it is full: room should not go unnoticed.
+const TICK_WHEN_FULL: Duration = Duration::from_secs(1);
+/// Closing waits this long for what is still to be written.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// Bounds for a segment: large enough for one record, small enough for 32-bit offsets.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 16 * 1024..=1024 * 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub dir: PathBuf,
+    pub segment_bytes: u64,
+    /// Bodies above this get a file of their own.
+    pub own_file_above: u64,
+    /// Of all bodies together; above it drafts spill to disk.
+    pub draft_memory_bytes: u64,
+    /// Of one draft; above it, it spills.
+    pub draft_in_memory_bytes: usize,
+    pub commit_deadline: Duration,
+    /// With less than this left on the file system no more mail is taken (rule 60).
+    pub min_free_bytes: u64,
+}
+
+impl Settings {
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            segment_bytes: 64 * 1024 * 1024,
+            own_file_above: 1024 * 1024,
+            draft_memory_bytes: 256 * 1024 * 1024,
+            draft_in_memory_bytes: 1024 * 1024,
+            commit_deadline: Duration::from_secs(30),
+            min_free_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another process holds this spool")]
+    InUse,
+    #[error("message {0} is not in the spool")]
+    Unknown(MessageId),
+    #[error("message {0} is damaged on disk; it was quarantined")]
+    Damaged(MessageId),
+    #[error("the spool is stopping")]
+    Stopped,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why a message was not stored. None of them is for ever: each is a 4xx.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotStored {
+    #[error("no room")]
+    Full,
+    #[error("the disk failed")]
+    Failed,
+    /// The message may yet become durable; then it is withdrawn. It may repeat, it is never lost.
+    #[error("the disk took too long")]
+    Expired,
+}
+
+/// Whether more mail can be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    Free,
+    Full,
+    /// A sync failed. Nothing is accepted until a restart: what reached the disk is unknown.
+    Failed,
+}
+
+/// A durable message, its content still in memory for an immediate attempt.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub envelope: Arc<Envelope>,
+    pub content: Content,
+}
+
+/// A delivery status notification about to enter. `Spool::mint` gives its envelope an id.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    pub envelope: Envelope,
+    pub content: Bytes,
+}
+
+/// Counts for metrics and `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub live_messages: u64,
+    pub live_bytes: u64,
+    pub quarantined: u64,
+    pub segments: u64,
+    /// Segments, the reserve and own files.
+    pub bytes_on_disk: u64,
+    pub syncs: u64,
+    pub commits: u64,
+    pub bytes_written: u64,
+    pub memory_bytes: u64,
+    pub refused_drafts: u64,
+    pub pressure: Pressure,
+    /// What stopped acceptance.
+    pub failure: Option<String>,
+}
+
+/// The spool of this node. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    clock: Clock,
+    disk: Disk,
+    runtime: Handle,
+    budget: Arc<Budget>,
+    last_id: Mutex<MessageId>,
+    // Taken in this order, never the other way round: keeping, writer, index. `waiting` stands alone.
+    keeping: Mutex<()>,
+    writer: Mutex<Writer>,
+    index: Mutex<Index>,
+    waiting: Mutex<Waiting>,
+    pressure: watch::Sender<Pressure>,
+    failed: AtomicBool,
+    failure: OnceLock<String>,
+    closed: AtomicBool,
+    keeper: Arc<Notify>,
+    commits: AtomicU64,
+    refused_drafts: AtomicU64,
+    _lock: DiskLock,
+}
+
+impl Spool {
+    /// Recovers what an earlier run left. Blocking, once at start-up, within a runtime's `spawn_blocking`.
+    pub fn open(settings: Settings, clock: Clock) -> Result<(Self, Recovered), Error> {
+        let disk = Disk::new(&settings.dir)?;
+        Self::open_on(disk, settings, clock)
+    }
+
+    /// The same on a disk that tests prepared.
+    #[doc(hidden)]
+    pub fn open_on(disk: Disk, mut settings: Settings, clock: Clock) -> Result<(Self, Recovered), Error> {
+        settings.segment_bytes = settings.segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        // One batch goes into one segment, and offsets have 32 bits.
+        settings.own_file_above = settings.own_file_above.min(*SEGMENT_BYTES.end());
+        let lock = disk.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Error::InUse,
+            _ => Error::Io(error),
+        })?;
+        let found = recovery::recover(&disk)?;
+        let mut writer = Writer {
+            hot: None,
+            deferred: None,
+            next_hot: None,
+            spares: Vec::new(),
+            next_number: found.highest_number + 1,
+            sequence: found.highest_sequence,
+            chance: Chance::from_os(),
+            segment_bytes: settings.segment_bytes,
+            rolled: found.rolled,
+            owed: Vec::new(),
+        };
+        for spare in found.spares {
+            // One that an earlier run did not finish, or made for another size.
+            if spare.file_bytes == settings.segment_bytes && writer.spares.is_empty() {
+                writer.spares.push(spare);
+            } else {
+                disk.remove(&format::spare_name(spare.number))?;
+            }
+        }
+        writer
+            .owed
+            .extend(found.rewrite.iter().map(|(log, id, changes)| (*log, Note::progress(*id, changes))));
+        writer.owed.extend(found.moved.iter().map(|id| (LogName::Hot, Note::moved(*id))));
+        let last_id = MessageId::from_raw(found.highest_id).max(MessageId::at(clock.now()));
+        let inner = Arc::new(Inner {
+            settings,
+            clock,
+            disk,
+            runtime: Handle::current(),
+            budget: Arc::default(),
+            last_id: Mutex::new(last_id),
+            keeping: Mutex::default(),
+            writer: Mutex::new(writer),
+            index: Mutex::new(found.index),
+            waiting: Mutex::default(),
+            pressure: watch::Sender::new(Pressure::Free),
+            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            keeper: Arc::default(),
+            commits: AtomicU64::new(0),
+            refused_drafts: AtomicU64::new(0),
+            _lock: lock,
+        });
+        inner.start_logs()?;
+        inner.has_room();
+        inner.runtime.spawn(keep(Arc::downgrade(&inner), inner.keeper.clone()));
+        inner.keeper.notify_one();
+        Ok((Self { inner }, found.recovered))
+    }
+
+    /// A name that no message has: rising, also over restarts.
+    pub fn mint(&self) -> MessageId {
+        let mut last = self.inner.last_id.lock().expect("names are minted without panics");
+        *last = last.after(self.inner.clock.now());
+        *last
+    }
+
+    pub fn draft(&self) -> Draft {
+        Draft::new(self.inner.clone(), self.mint())
+    }
+
+    /// Notes how far recipients have come. Nobody waits: it is written with the next batch, and a crash
+    /// before may repeat a delivery, never lose one.
+    pub fn record(&self, id: MessageId, changes: &[(u32, RecipientProgress)]) {
+        self.inner.note(Note::progress(id, changes));
+    }
+
+    /// Stores a notice together with the outcome that causes it: after a crash there are both or neither.
+    pub async fn record_with_notice(
+        &self,
+        id: MessageId,
+        changes: Vec<(u32, RecipientProgress)>,
+        notice: Notice,
+    ) -> Result<Accepted, NotStored> {
+        let mut draft = Draft::new(self.inner.clone(), notice.envelope.id);
+        draft.push(&notice.content);
+        draft.commit_notice(notice.envelope, id, changes).await
+    }
+
+    /// Reads a message and checks every byte of it. Damage quarantines it.
+    pub async fn read(&self, id: MessageId) -> Result<Content, Error> {
+        let inner = self.inner.clone();
+        let reading = tokio::task::spawn_blocking(move || inner.read(id));
+        reading.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Keeps a message from being delivered, and keeps it. Progress of it may still end it.
+    pub fn quarantine(&self, id: MessageId, why: &str) {
+        self.inner.index().quarantine(id);
+        self.inner.note(Note::quarantined(id, why));
+    }
+
+    pub fn pressure(&self) -> watch::Receiver<Pressure> {
+        self.inner.pressure.subscribe()
+    }
+
+    pub fn state(&self) -> State {
+        let inner = &self.inner;
+        let spare_bytes: u64 = {
+            let writer = inner.writer();
+            let spares: u64 = writer.spares.iter().map(|spare| spare.file_bytes).sum();
+            spares + writer.next_hot.as_ref().map_or(0, |next| next.file_bytes)
+        };
+        let index = inner.index();
+        State {
+            live_messages: index.live.messages,
+            live_bytes: index.live.bytes,
+            quarantined: index.quarantined,
+            segments: index.segments.len() as u64,
+            bytes_on_disk: index.segment_bytes() + spare_bytes + index.live.own_file_bytes,
+            syncs: inner.disk.syncs(),
+            commits: inner.commits.load(Ordering::Relaxed),
+            bytes_written: inner.disk.bytes_written(),
+            memory_bytes: inner.budget.used(),
+            refused_drafts: inner.refused_drafts.load(Ordering::Relaxed),
+            pressure: *inner.pressure.borrow(),
+            failure: inner.failure.get().cloned(),
+        }
+    }
+
+    /// Tidies until there is nothing left to tidy.
+    #[doc(hidden)]
+    pub async fn tidy(&self) {
+        if tokio::time::timeout(CLOSE_PATIENCE, self.inner.flush()).await.is_err() {
+            return;
+        }
+        let inner = self.inner.clone();
+        let tidied = tokio::task::spawn_blocking(move || while inner.keep(Pace::Rest) {});
+        tidied.await.expect("tidying does not panic");
+    }
+
+    /// Writes what is still to be written, and ends both logs so that the next start is quick.
+    pub async fn close(self) {
+        // What does not get through in time is progress only: accepted mail is durable already.
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.inner.flush()).await;
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.keeper.notify_one();
+        let inner = self.inner.clone();
+        let ended = tokio::task::spawn_blocking(move || inner.end_logs());
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, ended).await;
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("the list is never left half-changed")
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().expect("the writer is never left half-changed")
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().expect("the index is never left half-changed")
+    }
+
+    fn highest_id(&self) -> MessageId {
+        *self.last_id.lock().expect("names are minted without panics")
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
+    }
+
+    /// Stops acceptance for good.
+    fn fail(&self, error: &io::Error) {
+        self.failed.store(true, Ordering::Release);
+        let _ = self.failure.set(error.to_string());
+        self.set_pressure(Pressure::Failed);
+    }
+
+    fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.send_if_modified(|now| {
+            let changes = *now != pressure && *now != Pressure::Failed;
+            if changes {
+                *now = pressure;
+            }
+            changes
+        });
+    }
+
+    /// Looks at what is left, tells whoever watches, and says whether the disk has room.
+    fn has_room(&self) -> bool {
+        let free = self.disk.free_bytes().unwrap_or(0);
+        let disk = free >= self.settings.min_free_bytes;
+        // Drafts spill above the budget; at twice that, other contents must go first.
+        let memory = self.budget.used() < self.settings.draft_memory_bytes.saturating_mul(2);
+        self.set_pressure(if disk && memory { Pressure::Free } else { Pressure::Full });
+        disk
+    }
+
+    fn start_logs(&self) -> io::Result<()> {
+        let mut writer = self.writer();
+        let highest_id = self.highest_id();
+        // A full disk must not keep the daemon from starting: the reserve is there for emptying it.
+        writer.make_room(&self.disk, &self.index, LogName::Hot, 1, Purpose::Outcome, highest_id)
+    }
+
+    fn end_logs(&self) {
+        let _one_at_a_time = self.keeping.lock().expect("tidying never leaves its work half-done");
+        if self.failed.load(Ordering::Acquire) {
+            return;
+        }
+        {
+            let mut writer = self.writer();
+            self.write_owed(&mut writer);
+            for log in LogName::BOTH {
+                writer.roll(&self.index, log, None);
+            }
+        }
+        // What cannot be sealed is searched at the next start.
+        let _ = self.seal_rolled();
+    }
+
+    fn read(self: &Arc<Self>, id: MessageId) -> Result<Content, Error> {
+        loop {
+            let (entry, file, salt) = {
+                let index = self.index();
+                let entry = index.get(id).cloned().ok_or(Error::Unknown(id))?;
+                let segment = index.segments.get(&(entry.log, entry.at.segment)).ok_or(Error::Unknown(id))?;
+                (entry, segment.file.clone(), segment.salt)
+            };
+            match self.read_record(id, &entry, &file, salt) {
+                Ok(Some(content)) => return Ok(content),
+                Ok(None) => {}
+                // Its file may be gone because it was finished meanwhile.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Err(_) => {}
+            }
+            // It may have been rewritten while we read, and its old place be used again.
+            match self.index().get(id) {
+                None => return Err(Error::Unknown(id)),
+                Some(now) if now.at != entry.at => continue,
+                Some(_) => {}
+            }
+            self.index().quarantine(id);
+            self.note(Note::quarantined(id, "its content is damaged"));
+            return Err(Error::Damaged(id));
+        }
+    }
+
+    /// `None` when a checksum is wrong.
+    fn read_record(
+        &self,
+        id: MessageId,
+        entry: &Entry,
+        file: &DiskFile,
+        salt: u64,
+    ) -> io::Result<Option<Content>> {
+        let mut record = vec![0; usize::try_from(entry.record_bytes).map_err(io::Error::other)?];
+        match file.read_exact_at(&mut record, u64::from(entry.at.offset)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        let Some(header) = RecordHeader::decode(salt, &record) else { return Ok(None) };
+        if header.id != id || header.record_bytes() != entry.record_bytes {
+            return Ok(None);
+        }
+        let content_at = RECORD_HEADER_BYTES + header.meta_bytes as usize;
+        if crc32fast::hash(&record[content_at..]) != header.content_crc {
+            return Ok(None);
+        }
+        let meta = &record[RECORD_HEADER_BYTES..content_at];
+        if crc32fast::hash(meta) != header.meta_crc {
+            return Ok(None);
+        }
+        if header.own_file {
+            let Ok(MessageMeta { body_crc: Some(crc), .. }) = serde_json::from_slice(meta) else {
+                return Ok(None);
+            };
+            let Some(file) = self.read_own_file(id, header.body_bytes, crc)? else { return Ok(None) };
+            let head = Bytes::from(record.split_off(content_at));
+            return Ok(Some(Content { head, body: Body::File(file) }));
+        }
+        let head_bytes = header.head_bytes as usize;
+        let mut content = Charge::new(&self.budget).attach(Bytes::from(record)).slice(content_at..);
+        let head = content.split_to(head_bytes);
+        Ok(Some(Content { head, body: Body::Memory(content) }))
+    }
+
+    /// Reads it once to check it: what is damaged must not be half-way to a next hop when that shows.
+    fn read_own_file(&self, id: MessageId, len: u64, crc: u32) -> io::Result<Option<BodyFile>> {
+        let file = Arc::new(self.disk.open(&body_name(id))?);
+        if file.len()? != len {
+            return Ok(None);
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut at = 0;
+        while at < len {
+            let want = usize::try_from(len - at).map_or(CHUNK_BYTES, |rest| rest.min(CHUNK_BYTES));
+            file.read_exact_at(&mut chunk[..want], at)?;
+            hasher.update(&chunk[..want]);
+            at += want as u64;
+        }
+        Ok((hasher.finalize() == crc).then_some(BodyFile { file, len }))
+    }
+}
+
+/// Tidies when called, and looks at the disk now and then. Ends with the spool.
+async fn keep(spool: Weak<Inner>, called: Arc<Notify>) {
+    let mut tick = TICK;
+    loop {
+        let pace = tokio::select! {
+            () = called.notified() => Pace::Flow,
+            () = tokio::time::sleep(tick) => Pace::Rest,
+        };
+        loop {
+            let Some(inner) = spool.upgrade() else { return };
+            if inner.closed.load(Ordering::Acquire) {
+                return;
+            }
+            let round = tokio::task::spawn_blocking(move || {
+                let room = inner.has_room();
+                (inner.keep(pace), room)
+            });
+            let Ok((more, room)) = round.await else { return };
+            tick = if room { TICK } else { TICK_WHEN_FULL };
+            if !more {
+                break;
+            }
+            // Paced: between two rounds others have the disk.
+            tokio::task::yield_now().await;
+        }
+    }
+}

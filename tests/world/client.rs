@@ -32,6 +32,45 @@ impl Client {
         client
     }
 
+    /// As `greeted`, for an edge that may be gone.
+    pub fn try_greeted(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut client = Self { stream, unread: Vec::new() };
+        client.try_reply()?;
+        client.try_send("EHLO client.example.org\r\n")?;
+        client.try_reply()?;
+        Ok(client)
+    }
+
+    /// A whole transaction with an edge that may be killed meanwhile: whether it was acknowledged, or
+    /// nothing when the connection is gone.
+    pub fn try_deliver(&mut self, from: &str, to: &[&str], message: &str) -> Option<bool> {
+        let mut commands = format!("MAIL FROM:<{from}>\r\n");
+        for recipient in to {
+            commands.push_str(&format!("RCPT TO:<{recipient}>\r\n"));
+        }
+        self.try_send(commands + "DATA\r\n").ok()?;
+        for _ in 0..to.len() + 2 {
+            self.try_reply().ok()?;
+        }
+        self.try_send(stuffed(message.as_bytes())).ok()?;
+        self.try_send(".\r\n").ok()?;
+        Some(self.try_reply().ok()?.starts_with("250 "))
+    }
+
+    fn try_reply(&mut self) -> std::io::Result<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.try_line()?.ok_or(ErrorKind::UnexpectedEof)?;
+            let last = line.as_bytes().get(3) != Some(&b'-');
+            lines.push(line);
+            if last {
+                return Ok(lines.join("\n"));
+            }
+        }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("the edge takes our bytes");
     }
@@ -56,20 +95,25 @@ impl Client {
 
     /// One line of a reply; `None` when the connection is at its end.
     pub fn line(&mut self) -> Option<String> {
+        match self.try_line() {
+            Ok(line) => line,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no reply within {PATIENCE:?}: {error}"),
+        }
+    }
+
+    /// A line without its end, or nothing at the end of the connection.
+    fn try_line(&mut self) -> std::io::Result<Option<String>> {
         loop {
             if let Some(at) = self.unread.windows(2).position(|pair| pair == b"\r\n") {
                 let line = self.unread.drain(..at + 2).collect::<Vec<_>>();
-                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+                return Ok(Some(String::from_utf8_lossy(&line[..at]).into_owned()));
             }
             let mut block = [0; 4096];
-            match self.stream.read(&mut block) {
-                Ok(0) => {
-                    assert!(self.unread.is_empty(), "a reply broke off: {:?}", self.unread);
-                    return None;
-                }
-                Ok(count) => self.unread.extend_from_slice(&block[..count]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("no reply within {PATIENCE:?}: {error}"),
+            match self.stream.read(&mut block)? {
+                0 if self.unread.is_empty() => return Ok(None),
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => self.unread.extend_from_slice(&block[..count]),
             }
         }
     }
@@ -117,6 +161,18 @@ impl Client {
                 return replies;
             }
             replies.push(reply);
+        }
+    }
+
+    /// Whether the other side closes within patience, whatever bytes it sends before.
+    pub fn ends(&mut self) -> bool {
+        let mut block = [0; 4096];
+        loop {
+            match self.stream.read(&mut block) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
         }
     }
 

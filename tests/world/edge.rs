@@ -221,18 +221,17 @@ impl Edge {
 
     /// Runs `landfall` with this edge's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let output = process::Command::new(PROGRAM)
-            .arg("--config")
-            .arg(self.config())
-            .args(arguments)
-            .envs(self.environment.iter().cloned())
-            .current_dir(&*self.folder)
-            .output()
-            .expect("the program was built");
+        let said = Folder::new();
+        let (stdout, stderr) = (said.join("stdout"), said.join("stderr"));
+        let mut command = process::Command::new(PROGRAM);
+        command.arg("--config").arg(self.config()).args(arguments);
+        command.envs(self.environment.iter().cloned()).current_dir(&*self.folder);
+        let code = Process::start_apart(&mut command, &stdout, &stderr).wait().code();
+        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("just written")).into_owned();
         Command {
-            code: output.status.code().expect("a command ends by itself"),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: code.expect("a command ends by itself"),
+            stdout: read(&stdout),
+            stderr: read(&stderr),
         }
     }
 

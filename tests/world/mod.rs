@@ -13,6 +13,7 @@ mod letter;
 mod place;
 mod process;
 mod sink;
+mod tenants;
 mod wait;
 
 pub use authority::{Authority, Pair};
@@ -23,4 +24,5 @@ pub use letter::{Letter, letter, subject_of};
 pub use place::{Folder, free_address};
 pub use process::Process;
 pub use sink::{Sink, Taken};
+pub use tenants::CONTOSO;
 pub use wait::{Stopwatch, holds_for, until};

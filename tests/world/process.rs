@@ -14,16 +14,19 @@ pub struct Process {
 impl Process {
     /// Starts it with everything it says appended to `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
+        Self::start_apart(command, log, log)
+    }
+
+    /// Starts it with what it says and what it complains about in two files.
+    pub fn start_apart(command: &mut Command, stdout: &Path, stderr: &Path) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        let file = File::options().create(true).append(true).open(log).expect("a log below our own folder");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("a second handle on the log"))
-            .stderr(file)
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("{name} does not start: {error}; tests/run installs what is missing")
-            });
+        let log = |path: &Path| {
+            File::options().create(true).append(true).open(path).expect("a log below our own folder")
+        };
+        let child =
+            command.stdin(Stdio::null()).stdout(log(stdout)).stderr(log(stderr)).spawn().unwrap_or_else(
+                |error| panic!("{name} does not start: {error}; tests/run installs what is missing"),
+            );
         Self { child, name }
     }
 

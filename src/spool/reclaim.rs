@@ -1,0 +1,486 @@
+//! Reclaim: the space of finished messages, given back while others wait for a day.
+//!
+//! Owns sealing, freeing from the front, rewriting the few that still live in an old segment, and the
+//! bodies of finished messages. Works beside the accept path and holds the writer's lock for short writes only.
+//! Order matters here more than anywhere: `docs/SPOOL.md` says why each step waits for the one before.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::commit::Note;
+use super::disk::DiskFile;
+use super::format::{
+    Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
+    SEGMENT_HEADER_BYTES, body_name, encode_trailer, push_index_entry, spare_name,
+};
+use super::index::{Entry, Stage};
+use super::progress::RecipientProgress;
+use super::recovery::{SegmentReader, merge_progress};
+use super::segment::{AppendError, Outgoing, Purpose, Rolled, Spare, Tail, is_full};
+use super::{Inner, NotStored};
+use crate::mail::MessageId;
+
+/// So many bodies of finished messages wait before a sync is spent on them alone.
+pub(super) const DEAD_BODIES_LIMIT: usize = 64;
+/// Rewriting holds the writer's lock for about this much at a time.
+const REWRITE_BYTES: u64 = 512 * 1024;
+/// Kept while mail flows, to be recycled; at rest the reserve alone stays.
+const SPARES_IN_FLOW: usize = 2;
+const SPARES_AT_REST: usize = 1;
+
+/// How much tidying is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Mail flows: only what is needed soon.
+    Flow,
+    /// Nothing much happens: down to the bound.
+    Rest,
+}
+
+/// A live message read for rewriting.
+struct Rewrite {
+    id: MessageId,
+    from: Location,
+    latest: Option<Location>,
+    header: RecordHeader,
+    meta: Vec<u8>,
+    content: Vec<u8>,
+}
+
+impl Inner {
+    /// One round; says whether another one would find work.
+    pub(super) fn keep(self: &Arc<Self>, pace: Pace) -> bool {
+        let _one_at_a_time = self.keeping.lock().expect("tidying never leaves its work half-done");
+        if self.has_failed() {
+            return false;
+        }
+        match self.keep_round(pace) {
+            Ok(more) => more,
+            Err(error) => {
+                // A full disk stops tidying until there is room; anything else stops acceptance.
+                let _: NotStored = self.refusal(&error);
+                false
+            }
+        }
+    }
+
+    fn keep_round(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
+        self.seal_rolled()?;
+        self.prepare_ahead()?;
+        let freed = self.free_finished(pace)?;
+        self.trim_spares(pace)?;
+        let rewritten = self.rewrite_stragglers(pace)?;
+        Ok(freed || rewritten)
+    }
+
+    pub(super) fn wants_next(&self, hot: &Tail) -> bool {
+        hot.used >= hot.capacity - hot.capacity / 8
+    }
+
+    /// The next hot segment, before it is needed, and the reserve.
+    fn prepare_ahead(&self) -> io::Result<()> {
+        let mut writer = self.writer();
+        if writer.spares.is_empty() {
+            let spare = writer.create_spare(&self.disk, self.settings.segment_bytes)?;
+            writer.spares.push(spare);
+        }
+        if writer.next_hot.is_none() && writer.hot.as_ref().is_some_and(|hot| self.wants_next(hot)) {
+            let highest_id = self.highest_id();
+            let next = writer.prepare(&self.disk, LogName::Hot, Purpose::Accept, highest_id)?;
+            writer.next_hot = Some(next);
+        }
+        Ok(())
+    }
+
+    /// Gives every segment that takes no more records its index.
+    pub(super) fn seal_rolled(&self) -> io::Result<()> {
+        loop {
+            let Some(rolled) = self.writer().rolled.first().map(|rolled| Rolled {
+                log: rolled.log,
+                number: rolled.number,
+                offsets: rolled.offsets.clone(),
+            }) else {
+                return Ok(());
+            };
+            self.seal(&rolled)?;
+            // Only now: until it is synced, `all_sync_points` must find it.
+            self.writer().rolled.retain(|other| (other.log, other.number) != (rolled.log, rolled.number));
+        }
+    }
+
+    fn seal(&self, rolled: &Rolled) -> io::Result<()> {
+        let key = (rolled.log, rolled.number);
+        let (file, salt, used) = {
+            let index = self.index();
+            let Some(segment) = index.segments.get(&key) else { return Ok(()) };
+            (segment.file.clone(), segment.salt, segment.used)
+        };
+        let mut entries = Vec::new();
+        let mut sequence = 0;
+        for offset in &rolled.offsets {
+            let (header, bytes) = read_header_and_meta(&file, salt, *offset)?;
+            sequence = sequence.max(header.sequence);
+            // A message that is finished needs no finding again. Everything about others stays.
+            if header.kind != Kind::Message || self.index().contains(header.id) {
+                push_index_entry(&mut entries, salt, *offset, &header, &bytes[RECORD_HEADER_BYTES..]);
+            }
+        }
+        let meta_bytes = u32::try_from(entries.len()).expect("an index is shorter than its segment");
+        let header = RecordHeader {
+            kind: Kind::Index,
+            own_file: false,
+            meta_bytes,
+            sequence,
+            id: MessageId::from_raw(0),
+            body_bytes: 0,
+            head_bytes: 0,
+            meta_crc: crc32fast::hash(&entries),
+            content_crc: 0,
+            synced_to: super::segment::offset_of(used),
+            previous: None,
+        };
+        let header = header.encode(salt);
+        let trailer = encode_trailer(salt, used);
+        let index_bytes = (header.len() + entries.len()) as u64;
+        let end = used + index_bytes + trailer.len() as u64;
+        let mut slices = [IoSlice::new(&header), IoSlice::new(&entries), IoSlice::new(&trailer)];
+        // Its records are durable before an index speaks for them.
+        self.disk.sync(&file)?;
+        let file_bytes = match self.disk.write(&file, used, &mut slices) {
+            Ok(()) => {
+                // Cut before the sync: a trailer is looked for at the very end.
+                self.disk.resize(&file, end)?;
+                self.disk.sync(&file)?;
+                end
+            }
+            Err(error) if is_full(&error) => {
+                // Without an index it is searched at the next start. That costs time, not mail.
+                self.disk.resize(&file, used)?;
+                used
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(segment) = self.index().segments.get_mut(&key) {
+            segment.stage = Stage::Sealed;
+            segment.file_bytes = file_bytes;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that any later step relies on: ends, `Moved` marks, rewritten copies.
+    fn barrier(&self) -> io::Result<()> {
+        let points = {
+            let mut writer = self.writer();
+            self.write_owed(&mut writer);
+            if !writer.owed.is_empty() {
+                return Err(nix::errno::Errno::ENOSPC.into());
+            }
+            self.all_sync_points(&writer)
+        };
+        self.sync_all(&points)
+    }
+
+    /// Segments at the front of each log with nothing alive in them, and bodies of finished messages.
+    fn free_finished(&self, pace: Pace) -> io::Result<bool> {
+        let mut finished = Vec::new();
+        let mut bodies = Vec::new();
+        {
+            let mut index = self.index();
+            for log in LogName::BOTH {
+                let dead = index
+                    .log_segments(log)
+                    .take_while(|(_, segment)| segment.stage == Stage::Sealed && segment.live_messages == 0);
+                finished.extend(dead.map(|(number, segment)| (log, number, segment.damaged)));
+            }
+            if pace == Pace::Rest || index.dead_bodies.len() >= DEAD_BODIES_LIMIT || !finished.is_empty() {
+                bodies = std::mem::take(&mut index.dead_bodies);
+            }
+        }
+        if finished.is_empty() && bodies.is_empty() {
+            return Ok(false);
+        }
+        if let Err(error) = self.barrier() {
+            self.index().dead_bodies.append(&mut bodies);
+            return Err(error);
+        }
+        for id in bodies {
+            match self.disk.remove(&body_name(id)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        for (log, number, damaged) in finished {
+            self.free_segment(log, number, damaged, pace)?;
+            // In order: were a later one gone and an earlier one not, finished mail would rise again.
+            self.disk.sync_directory()?;
+        }
+        Ok(true)
+    }
+
+    fn free_segment(&self, log: LogName, number: u64, damaged: bool, pace: Pace) -> io::Result<()> {
+        let name = log.segment_name(number);
+        let segment = self.index().segments.remove(&(log, number));
+        if damaged {
+            // What nobody can read may still be wanted: it is the operator's to delete.
+            return self.disk.rename(&name, &format!("damaged-{name}"));
+        }
+        let wanted = match pace {
+            Pace::Flow => SPARES_IN_FLOW,
+            Pace::Rest => SPARES_AT_REST,
+        };
+        let mut writer = self.writer();
+        let Some(segment) = segment.filter(|_| writer.spares.len() < wanted) else {
+            drop(writer);
+            return self.disk.remove(&name);
+        };
+        let spare = Spare { number: writer.next_number, file_bytes: self.settings.segment_bytes };
+        writer.next_number += 1;
+        drop(writer);
+        self.disk.rename(&name, &spare_name(spare.number))?;
+        if segment.file_bytes > spare.file_bytes {
+            self.disk.resize(&segment.file, spare.file_bytes)?;
+        }
+        if let Err(error) = self.disk.allocate(&segment.file, spare.file_bytes) {
+            let _ = self.disk.remove(&spare_name(spare.number));
+            return if is_full(&error) { Ok(()) } else { Err(error) };
+        }
+        self.writer().spares.push(spare);
+        Ok(())
+    }
+
+    fn trim_spares(&self, pace: Pace) -> io::Result<()> {
+        if pace == Pace::Rest {
+            loop {
+                let spare = {
+                    let mut writer = self.writer();
+                    if writer.spares.len() <= SPARES_AT_REST {
+                        return Ok(());
+                    }
+                    writer.spares.pop().expect("more than one")
+                };
+                self.disk.remove(&spare_name(spare.number))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites what lives in the oldest segment of the log that wastes most, when the spool is larger
+    /// than twice what lives in it.
+    fn rewrite_stragglers(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
+        let allowance = match pace {
+            Pace::Flow => 2 * self.settings.segment_bytes,
+            // At rest the reserve is the second segment of the bound.
+            Pace::Rest => self.settings.segment_bytes,
+        };
+        let worst = {
+            let index = self.index();
+            let bytes = index.segment_bytes() + index.live.own_file_bytes;
+            if bytes <= 2 * index.live.bytes + allowance {
+                return Ok(false);
+            }
+            // Headers and indexes are no waste: rewriting would only make new ones, for ever.
+            let waste = |log| {
+                let closed = index.log_segments(log).filter(|(_, segment)| segment.stage == Stage::Sealed);
+                closed
+                    .map(|(_, segment)| segment.used - SEGMENT_HEADER_BYTES - segment.live_bytes)
+                    .sum::<u64>()
+            };
+            let readable = |log: &LogName| index.front(*log).is_some_and(|(_, segment)| !segment.damaged);
+            LogName::BOTH.into_iter().filter(readable).map(|log| (waste(log), log)).max()
+        };
+        match worst {
+            Some((waste, log)) if waste > 0 => self.rewrite_front(log),
+            Some(_) | None => self.close_wasteful_tail(),
+        }
+    }
+
+    /// The deferred log's last segment may be what wastes: end it, so that it can be rewritten.
+    fn close_wasteful_tail(&self) -> io::Result<bool> {
+        let mut writer = self.writer();
+        let Some(tail) = &writer.deferred else { return Ok(false) };
+        let (number, used) = (tail.number, tail.used);
+        let live = self.index().segments.get(&(LogName::Deferred, number)).map_or(0, |one| one.live_bytes);
+        if used - SEGMENT_HEADER_BYTES <= 2 * live {
+            return Ok(false);
+        }
+        writer.roll(&self.index, LogName::Deferred, None);
+        Ok(true)
+    }
+
+    fn rewrite_front(self: &Arc<Self>, log: LogName) -> io::Result<bool> {
+        let (number, file, salt, file_bytes) = {
+            let index = self.index();
+            let Some((number, segment)) = index.front(log) else { return Ok(false) };
+            if segment.stage != Stage::Sealed {
+                return Ok(false);
+            }
+            (number, segment.file.clone(), segment.salt, segment.file_bytes)
+        };
+        let entries = SegmentReader::new(&file, salt, file_bytes).entries()?;
+        let mut chunk = Vec::new();
+        let mut chunk_bytes = 0;
+        for (offset, header, meta) in entries {
+            let from = Location { segment: number, offset };
+            let lives_here = |entry: &&Entry| entry.log == log && entry.at == from;
+            let Some(entry) = self.index().get(header.id).filter(lives_here).cloned() else { continue };
+            chunk_bytes += entry.record_bytes;
+            match self.read_for_rewrite(&file, from, &entry, header, &meta) {
+                Some(rewrite) => chunk.push(rewrite),
+                None => {
+                    // It stays where it is, and so does everything behind it.
+                    let mut index = self.index();
+                    index.quarantine(header.id);
+                    if let Some(segment) = index.segments.get_mut(&(log, number)) {
+                        segment.damaged = true;
+                    }
+                    return Ok(false);
+                }
+            }
+            if chunk_bytes >= REWRITE_BYTES {
+                self.append_rewritten(log, std::mem::take(&mut chunk))?;
+                chunk_bytes = 0;
+            }
+        }
+        self.append_rewritten(log, chunk)?;
+        // The copies are durable before the segment goes: `free_finished` syncs before it frees.
+        Ok(true)
+    }
+
+    fn read_for_rewrite(
+        &self,
+        file: &DiskFile,
+        from: Location,
+        entry: &Entry,
+        header: RecordHeader,
+        meta: &[u8],
+    ) -> Option<Rewrite> {
+        let mut meta: MessageMeta = serde_json::from_slice(meta).ok()?;
+        meta.progress.resize(meta.envelope.recipients.len(), RecipientProgress::default());
+        self.follow_chain(entry, &mut meta);
+        if entry.quarantined && meta.quarantined.is_none() {
+            meta.quarantined = Some("it was quarantined before it was rewritten".to_owned());
+        }
+        // What a notice says of its cause is in that message's own progress by now.
+        meta.cause = None;
+        let mut content = vec![0; usize::try_from(header.content_bytes()).ok()?];
+        let content_at = u64::from(from.offset) + RECORD_HEADER_BYTES as u64 + u64::from(header.meta_bytes);
+        file.read_exact_at(&mut content, content_at).ok()?;
+        // Damaged content is carried along with its old checksum: reading it will tell.
+        Some(Rewrite { id: header.id, from, latest: entry.latest, header, meta: meta.encode(), content })
+    }
+
+    /// Progress written since the message itself was, oldest first.
+    fn follow_chain(&self, entry: &Entry, meta: &mut MessageMeta) {
+        let mut changes = Vec::new();
+        let mut next = entry.latest;
+        while let Some(at) = next {
+            let segment = {
+                let index = self.index();
+                index.segments.get(&(entry.log, at.segment)).map(|one| (one.file.clone(), one.salt))
+            };
+            // A link that cannot be read ends the chain: a recipient may be tried again, none is lost.
+            let Some((file, salt)) = segment else { break };
+            let Ok((header, bytes)) = read_header_and_meta(&file, salt, at.offset) else { break };
+            let json = &bytes[RECORD_HEADER_BYTES..];
+            match header.kind {
+                Kind::Progress => changes.extend(serde_json::from_slice::<Vec<_>>(json)),
+                Kind::Quarantined => {
+                    meta.quarantined = serde_json::from_slice::<QuarantineMeta>(json).ok().map(|one| one.why);
+                }
+                Kind::Message | Kind::Notice | Kind::Moved | Kind::Index => break,
+            }
+            next = header.previous;
+        }
+        for change in changes.into_iter().rev() {
+            merge_progress(&mut meta.progress, change);
+        }
+    }
+
+    /// Appends copies to the deferred log, except of messages that have changed since they were read:
+    /// those are read again in the next round.
+    fn append_rewritten(self: &Arc<Self>, log: LogName, chunk: Vec<Rewrite>) -> io::Result<()> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.writer();
+        // What a durable notice says of its cause must not be missing in a copy of the cause.
+        self.write_owed(&mut writer);
+        let unchanged = |one: &Rewrite| {
+            self.index()
+                .get(one.id)
+                .is_some_and(|now| now.log == log && now.at == one.from && now.latest == one.latest)
+        };
+        let chunk: Vec<Rewrite> = chunk.into_iter().filter(unchanged).collect();
+        let bytes = chunk.iter().map(|one| one.record_bytes()).sum();
+        let highest_id = self.highest_id();
+        writer.make_room(&self.disk, &self.index, LogName::Deferred, bytes, Purpose::Outcome, highest_id)?;
+        let sequences: Vec<u64> = chunk.iter().map(|_| writer.next_sequence()).collect();
+        let tail = writer.deferred.as_mut().expect("room was made");
+        let synced_to = tail.synced_to();
+        let mut offset = 0;
+        let mut places = Vec::with_capacity(chunk.len());
+        let mut records = Vec::with_capacity(chunk.len());
+        for (one, sequence) in chunk.iter().zip(sequences) {
+            let header = RecordHeader {
+                kind: Kind::Message,
+                meta_bytes: u32::try_from(one.meta.len()).expect("an envelope is small"),
+                meta_crc: crc32fast::hash(&one.meta),
+                sequence,
+                synced_to,
+                previous: None,
+                ..one.header
+            };
+            places.push((tail.location_after(offset), header.record_bytes()));
+            offset += header.record_bytes();
+            records.push(Outgoing { header, meta: &one.meta, head: &one.content, body: &[] });
+        }
+        match tail.append(&self.disk, &records) {
+            Ok(()) => {}
+            Err(AppendError::Full) => return Err(nix::errno::Errno::ENOSPC.into()),
+            Err(AppendError::Broken(error)) => return Err(error),
+        }
+        drop(records);
+        let mut index = self.index();
+        index.measure(LogName::Deferred, tail);
+        for (one, (at, record_bytes)) in chunk.iter().zip(places) {
+            if let Some(entry) = index.get(one.id).cloned() {
+                let entry = Entry { log: LogName::Deferred, at, record_bytes, latest: None, ..entry };
+                index.place(one.id, entry);
+            }
+        }
+        drop(index);
+        if log == LogName::Hot {
+            writer.owed.extend(chunk.iter().map(|one| (LogName::Hot, Note::moved(one.id))));
+        }
+        Ok(())
+    }
+}
+
+impl Rewrite {
+    fn record_bytes(&self) -> u64 {
+        (RECORD_HEADER_BYTES + self.meta.len() + self.content.len()) as u64
+    }
+}
+
+fn read_header_and_meta(file: &DiskFile, salt: u64, offset: u32) -> io::Result<(RecordHeader, Vec<u8>)> {
+    let mut bytes = vec![0; RECORD_HEADER_BYTES];
+    file.read_exact_at(&mut bytes, u64::from(offset))?;
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a record header is damaged");
+    let header = RecordHeader::decode(salt, &bytes).ok_or_else(damaged)?;
+    bytes.resize(RECORD_HEADER_BYTES + header.meta_bytes as usize, 0);
+    file.read_exact_at(&mut bytes[RECORD_HEADER_BYTES..], u64::from(offset) + RECORD_HEADER_BYTES as u64)?;
+    if crc32fast::hash(&bytes[RECORD_HEADER_BYTES..]) != header.meta_crc {
+        return Err(damaged());
+    }
+    Ok((header, bytes))
+}
+
+/// Shared with `commit`, which appends too.
+impl super::index::Index {
+    pub(super) fn measure(&mut self, log: LogName, tail: &Tail) {
+        if let Some(segment) = self.segments.get_mut(&(log, tail.number)) {
+            segment.file_bytes = tail.file_bytes;
+            segment.used = tail.used;
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Segments: the ends of the two logs, where records are appended.
+//!
+//! Owns rolling to a new segment, preparing one ahead, the reserve for a full disk, and what is done
+//! after a failed write. Does not sync what it appends: `commit` and `reclaim` say when.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::commit::Note;
+use super::disk::{Disk, DiskFile};
+use super::format::{
+    Location, LogName, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, spare_name,
+};
+use super::index::{Index, Segment, Stage};
+use crate::chance::Chance;
+use crate::mail::MessageId;
+
+/// Why a new segment is wanted. What came in may not use up the reserve; what empties the spool may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Accept,
+    Outcome,
+}
+
+/// The writing side of both logs, under one lock that is never held during a sync of accepted mail.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) hot: Option<Tail>,
+    pub(super) deferred: Option<Tail>,
+    /// The hot log's next segment, ready.
+    pub(super) next_hot: Option<Tail>,
+    /// Files with blocks but no content; the last of them is the reserve.
+    pub(super) spares: Vec<Spare>,
+    pub(super) next_number: u64,
+    pub(super) sequence: u64,
+    pub(super) chance: Chance,
+    pub(super) segment_bytes: u64,
+    /// Segments that take no more records, with where those lie, until they are sealed.
+    pub(super) rolled: Vec<Rolled>,
+    /// Progress that must still be written: it repeats the cause inside a notice, or could not be written.
+    pub(super) owed: Vec<(LogName, Note)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spare {
+    pub(super) number: u64,
+    pub(super) file_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Rolled {
+    pub(super) log: LogName,
+    pub(super) number: u64,
+    pub(super) offsets: Vec<u32>,
+}
+
+/// The segment at the end of a log.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) number: u64,
+    pub(super) salt: u64,
+    pub(super) file: Arc<DiskFile>,
+    pub(super) used: u64,
+    pub(super) capacity: u64,
+    pub(super) file_bytes: u64,
+    /// Known to be durable up to here; moved on by whoever synced, without the lock.
+    pub(super) synced: Arc<AtomicU64>,
+    pub(super) offsets: Vec<u32>,
+}
+
+/// A record ready to be written: its header, and the bytes that follow it.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    pub(super) header: RecordHeader,
+    pub(super) meta: &'a [u8],
+    pub(super) head: &'a [u8],
+    /// Empty when the body has its own file.
+    pub(super) body: &'a [u8],
+}
+
+impl Writer {
+    pub(super) fn tail(&mut self, log: LogName) -> &mut Option<Tail> {
+        match log {
+            LogName::Hot => &mut self.hot,
+            LogName::Deferred => &mut self.deferred,
+        }
+    }
+
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Sees to it that `bytes` more fit into the log's last segment, with a new one if need be.
+    pub(super) fn make_room(
+        &mut self,
+        disk: &Disk,
+        index: &std::sync::Mutex<Index>,
+        log: LogName,
+        bytes: u64,
+        purpose: Purpose,
+        highest_id: MessageId,
+    ) -> io::Result<()> {
+        if let Some(tail) = self.tail(log)
+            && (tail.used + bytes <= tail.capacity || tail.used == SEGMENT_HEADER_BYTES)
+        {
+            return Ok(());
+        }
+        let tail = match (log, self.next_hot.take()) {
+            (LogName::Hot, Some(next)) => next,
+            (_, next) => {
+                self.next_hot = next;
+                self.prepare(disk, log, purpose, highest_id)?
+            }
+        };
+        self.roll(index, log, Some(tail));
+        Ok(())
+    }
+
+    /// Ends the log's last segment, and goes on with `tail`.
+    pub(super) fn roll(&mut self, index: &std::sync::Mutex<Index>, log: LogName, tail: Option<Tail>) {
+        let mut index = index.lock().expect("the index is never left half-changed");
+        if let Some(tail) = &tail {
+            let segment = Segment {
+                file: tail.file.clone(),
+                salt: tail.salt,
+                file_bytes: tail.file_bytes,
+                used: tail.used,
+                live_messages: 0,
+                live_bytes: 0,
+                stage: Stage::Active,
+                damaged: false,
+            };
+            index.segments.insert((log, tail.number), segment);
+        }
+        if let Some(old) = std::mem::replace(self.tail(log), tail) {
+            let segment = index.segments.get_mut(&(log, old.number)).expect("a tail is in the index");
+            segment.stage = Stage::Rolled;
+            segment.used = old.used;
+            self.rolled.push(Rolled { log, number: old.number, offsets: old.offsets });
+        }
+    }
+
+    /// Makes a segment whose name and header are durable, so that a 250 may rely on it.
+    pub(super) fn prepare(
+        &mut self,
+        disk: &Disk,
+        log: LogName,
+        purpose: Purpose,
+        highest_id: MessageId,
+    ) -> io::Result<Tail> {
+        let spare = self.take_spare(disk, log, purpose)?;
+        let number = self.next_number;
+        self.next_number += 1;
+        let salt = self.chance.next_u64();
+        let header = SegmentHeader { log, number, salt, highest_id: highest_id.raw() };
+        let (from, name) = (spare_name(spare.number), log.segment_name(number));
+        let made = (|| {
+            let file = disk.open(&from)?;
+            disk.write(&file, 0, &mut [IoSlice::new(&header.encode())])?;
+            disk.sync(&file)?;
+            disk.rename(&from, &name)?;
+            // The directory entry is durable before the first 250 that relies on it.
+            disk.sync_directory()?;
+            Ok(file)
+        })();
+        match made {
+            Ok(file) => Ok(Tail {
+                number,
+                salt,
+                file: Arc::new(file),
+                used: SEGMENT_HEADER_BYTES,
+                capacity: self.segment_bytes,
+                file_bytes: spare.file_bytes.max(SEGMENT_HEADER_BYTES),
+                synced: Arc::new(AtomicU64::new(SEGMENT_HEADER_BYTES)),
+                offsets: Vec::new(),
+            }),
+            Err(error) => {
+                // Whatever name it has now, the next start finds no record in it and makes it a spare.
+                Err(error)
+            }
+        }
+    }
+
+    fn take_spare(&mut self, disk: &Disk, log: LogName, purpose: Purpose) -> io::Result<Spare> {
+        if self.spares.len() > 1
+            && let Some(spare) = self.spares.pop()
+        {
+            return Ok(spare);
+        }
+        // The deferred log grows as it is written: it is in nobody's way, and blocks set aside would count.
+        let bytes = match log {
+            LogName::Hot => self.segment_bytes,
+            LogName::Deferred => 0,
+        };
+        match (self.create_spare(disk, bytes), purpose) {
+            (Ok(spare), _) => Ok(spare),
+            (Err(_), Purpose::Outcome) if !self.spares.is_empty() => {
+                Ok(self.spares.pop().expect("not empty"))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// A new file with `bytes` of blocks.
+    pub(super) fn create_spare(&mut self, disk: &Disk, bytes: u64) -> io::Result<Spare> {
+        let number = self.next_number;
+        self.next_number += 1;
+        let name = spare_name(number);
+        let file = disk.create(&name)?;
+        if bytes > 0
+            && let Err(error) = disk.allocate(&file, bytes)
+        {
+            // Best effort: a spare that stays is found at the next start.
+            let _ = disk.remove(&name);
+            return Err(error);
+        }
+        Ok(Spare { number, file_bytes: bytes })
+    }
+}
+
+impl Tail {
+    pub(super) fn synced_to(&self) -> u32 {
+        offset_of(self.synced.load(Ordering::Acquire))
+    }
+
+    /// Where records of these lengths would come to lie.
+    pub(super) fn location_after(&self, bytes: u64) -> Location {
+        Location { segment: self.number, offset: offset_of(self.used + bytes) }
+    }
+
+    /// Writes records at the end. After an error the segment ends where it ended before.
+    pub(super) fn append(&mut self, disk: &Disk, records: &[Outgoing<'_>]) -> Result<(), AppendError> {
+        let headers: Vec<[u8; RECORD_HEADER_BYTES]> =
+            records.iter().map(|record| record.header.encode(self.salt)).collect();
+        let mut slices = Vec::with_capacity(records.len() * 4);
+        for (header, record) in headers.iter().zip(records) {
+            let parts: [&[u8]; 4] = [header, record.meta, record.head, record.body];
+            slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
+        }
+        match disk.write(&self.file, self.used, &mut slices) {
+            Ok(()) => {
+                for record in records {
+                    self.offsets.push(offset_of(self.used));
+                    self.used += record.header.record_bytes();
+                }
+                self.file_bytes = self.file_bytes.max(self.used);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                // What was written of it must not be found later as if it had been promised.
+                disk.resize(&self.file, self.used).map_err(AppendError::Broken)?;
+                self.file_bytes = self.used;
+                let again = self.capacity.min(self.file_bytes.max(self.capacity));
+                match disk.allocate(&self.file, again) {
+                    Ok(()) => self.file_bytes = again,
+                    // No more room in this one: the next batch rolls, once there is room for that.
+                    Err(_) => self.capacity = self.used,
+                }
+                Err(AppendError::Full)
+            }
+            Err(error) => Err(AppendError::Broken(error)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum AppendError {
+    /// The disk is full; nothing was appended.
+    Full,
+    /// The end of the segment is unknown.
+    Broken(io::Error),
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// Offsets are kept in 32 bits: `Settings` keeps segments well below 4 GiB.
+pub(super) fn offset_of(bytes: u64) -> u32 {
+    u32::try_from(bytes).expect("a segment is shorter than 4 GiB")
+}

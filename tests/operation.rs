@@ -1,0 +1,240 @@
+//! Operation: configurations that hold mistakes, reload, drain, and what the command line says.
+
+mod world;
+
+use std::process::Command;
+use std::time::Duration;
+
+use world::{Authority, Builder, CONTOSO, Client, Edge, Stopwatch, free_address, letter, swaks, until};
+
+const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
+
+fn edge() -> Builder {
+    Edge::builder("EUR").directory(CONTOSO)
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_file_line_and_key_and_nothing_starts() {
+    let directory = CONTOSO
+        .replace("default_region = \"NAM\"", "default_region = \"NAX\"")
+        .replace("multi_geo = true", "multi_go = true");
+    let edge = Edge::builder("EUR")
+        .directory(&directory)
+        .with(
+            "[queue]\nmax_interval = \"2h\"\nfirst_intervals = [\"20m\"]\n[limits]\nmesage_size = \"1MiB\"\n\
+             recipients_per_message = \"many\"\n[region.XYZ]\nrelay = [\"http://example.net\"]",
+        )
+        .offline();
+    for arguments in [&["serve"][..], &["config", "check"][..]] {
+        let told = edge.command(arguments);
+        assert_eq!(told.code, 2, "{told:#?}");
+        for part in [
+            "max_interval",
+            "first_intervals",
+            "mesage_size",
+            "message_size",
+            "recipients_per_message",
+            "XYZ",
+            "http://example.net",
+            "NAX",
+            "multi_go",
+            "multi_geo",
+        ] {
+            assert!(told.stderr.contains(part), "nothing about {part} in\n{}", told.stderr);
+        }
+        for (file, key) in [("landfall.toml:", "mesage_size"), ("directory.toml:", "multi_go")] {
+            let line = told.stderr.lines().find(|line| line.contains(key)).unwrap_or_default();
+            let number = line.split(file).nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
+            assert!(number.parse::<usize>().is_ok(), "no {file}<line> in: {line}");
+        }
+    }
+    assert!(!edge.state().exists(), "nothing starts half-configured");
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_toml_is_a_mistake_too() {
+    let edge = edge().offline();
+    std::fs::write(edge.config(), "[node\n").expect("our own folder");
+    assert_eq!(edge.command(&["config", "check"]).code, 2);
+    std::fs::remove_file(edge.config()).expect("our own folder");
+    let told = edge.command(&["config", "check"]);
+    assert_eq!(told.code, 2);
+    assert!(told.stderr.contains("landfall.toml"), "{told:#?}");
+    assert_eq!(edge.command(&["frobnicate"]).code, 2);
+}
+
+#[test]
+fn a_good_configuration_is_checked_shown_and_exemplified() {
+    let edge = edge().offline();
+    let check = edge.command(&["config", "check", "--json"]);
+    assert_eq!(check.code, 0, "{check:#?}");
+    assert_eq!(check.json()["ok"], true);
+    let show = edge.command(&["config", "show"]);
+    assert_eq!(show.code, 0);
+    let shown: toml::Table = show.stdout.parse().expect("what is shown is a configuration");
+    assert_eq!(shown["queue"]["expire_after"].as_str(), Some("24h"), "defaults included");
+    let example = edge.command(&["config", "example"]);
+    assert_eq!(example.code, 0);
+    let _: toml::Table = example.stdout.parse().expect("the example is TOML");
+    assert!(!edge.state().exists(), "a look changes nothing");
+}
+
+#[test]
+fn the_shipped_configurations_hold_no_mistakes() {
+    for file in ["quickstart.toml", "landfall.toml"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(file);
+        let shown = Command::new(env!("CARGO_BIN_EXE_landfall"))
+            .arg("--config")
+            .arg(&path)
+            .args(["config", "show"])
+            .output()
+            .expect("the program was built");
+        // The commented file names certificates that only its reader has.
+        let told = String::from_utf8_lossy(&shown.stderr).into_owned();
+        let strange: Vec<_> =
+            told.lines().filter(|line| line.contains("unknown") || line.contains("expected a")).collect();
+        assert!(strange.is_empty(), "{file}: {told}");
+        if file == "quickstart.toml" {
+            assert!(shown.status.success(), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_reload_takes_up_directory_and_settings_and_drops_nobody() {
+    let mut edge = edge().start();
+    let mut open = edge.client();
+    open.envelope("ann@sender.example", &["anna@contoso.com"]);
+    open.expect("RCPT TO:<nora@contoso.com>", UNKNOWN);
+
+    let more = CONTOSO.to_owned()
+        + "[[tenant.user]]\naddress = \"nora@contoso.com\"\npreferred_data_location = \"EUR\"\n";
+    edge.write_directory(&more);
+    edge.configure("[limits]\nmessage_size = \"1MiB\"");
+    edge.reload();
+    // The open session goes on, its transaction too.
+    assert!(open.data(letter("across a reload")).starts_with("250 2.6.0 "));
+    open.deliver("ann@sender.example", &["nora@contoso.com"], letter("welcome"));
+    edge.wait_for("nora@contoso.com", 1);
+    assert!(Client::greeted(edge.address).say("EHLO again.example").contains("SIZE 1048576"));
+}
+
+#[test]
+fn sighup_reloads_too_and_a_mistake_leaves_the_old_in_force() {
+    let mut edge = edge().start();
+    edge.write_directory("[[tenant]]\nnonsense = true\n");
+    let told = edge.command(&["reload"]);
+    assert_eq!(told.code, 2, "{told:#?}");
+    assert!(told.stderr.contains("nonsense"), "{told:#?}");
+    let mut client = edge.client();
+    client.envelope("ann@sender.example", &["anna@contoso.com"]);
+
+    edge.write_directory(&CONTOSO.replace("ida@", "nora@"));
+    edge.signal("HUP");
+    until("the new directory to be in force", || {
+        client.say("RSET");
+        client.say("MAIL FROM:<ann@sender.example>");
+        client.say("RCPT TO:<nora@contoso.com>").starts_with("250 ").then_some(())
+    });
+    client.expect("RCPT TO:<ida@contoso.com>", UNKNOWN);
+}
+
+/// The names in the certificate that a client sees.
+fn certificate_seen(edge: &Edge, sni: &str) -> String {
+    let file = edge.folder().join("seen.pem");
+    let to = file.display().to_string();
+    let (code, transcript) =
+        swaks(edge.address, &["--tls", "--quit", "TLS", "--tls-sni", sni, "--tls-get-peer-cert", &to]);
+    assert_eq!(code, 0, "{transcript}");
+    let shown =
+        Command::new("openssl").args(["x509", "-noout", "-ext", "subjectAltName", "-in", &to]).output();
+    String::from_utf8_lossy(&shown.expect("openssl is there where swaks does TLS").stdout).into_owned()
+}
+
+#[test]
+fn certificates_are_chosen_by_sni_and_replaced_by_a_reload() {
+    let authority = Authority::new();
+    let (first, second) = (authority.issue("mx.contoso.com"), authority.issue("mx.fabrikam.com"));
+    let renewed = authority.issue("mx.northwind.example");
+    let edge = edge()
+        .with(&format!(
+            "[tls]\nself_signed = false\ncertificate = [{{ cert = {:?}, key = {:?} }}, {{ cert = {:?}, key = {:?} }}]",
+            first.cert, first.key, second.cert, second.key
+        ))
+        .start();
+    assert!(certificate_seen(&edge, "mx.fabrikam.com").contains("mx.fabrikam.com"));
+    assert!(certificate_seen(&edge, "mx.contoso.com").contains("mx.contoso.com"));
+    assert!(
+        certificate_seen(&edge, "unknown.example").contains("mx.contoso.com"),
+        "the first is for all others"
+    );
+
+    let mut open = edge.client();
+    std::fs::copy(&renewed.cert, &second.cert).expect("our own folder");
+    std::fs::copy(&renewed.key, &second.key).expect("our own folder");
+    edge.reload();
+    assert!(certificate_seen(&edge, "mx.northwind.example").contains("mx.northwind.example"));
+    open.expect("NOOP", "250 2.0.0 OK");
+
+    // A pair that does not match is refused, and the one before serves on.
+    std::fs::copy(&first.key, &second.key).expect("our own folder");
+    assert_ne!(edge.command(&["reload"]).code, 0);
+    assert!(certificate_seen(&edge, "mx.northwind.example").contains("mx.northwind.example"));
+}
+
+#[test]
+fn sigterm_ends_within_its_bound_whatever_clients_do() {
+    let mut edge = edge().with("[deadlines]\ndrain = \"1s\"").start();
+    let mut stuck = edge.client();
+    stuck.envelope("ann@sender.example", &["anna@contoso.com"]);
+    stuck.say("DATA");
+    stuck.send("Subject: never ends\r\n");
+    let watch = Stopwatch::start();
+    edge.stop();
+    assert!(watch.elapsed() < Duration::from_secs(10), "{:?}", watch.elapsed());
+    assert!(stuck.rest().iter().all(|reply| !reply.starts_with('2')));
+}
+
+#[test]
+fn drain_by_command_ends_the_daemon() {
+    let mut edge = edge().start();
+    let told = edge.command(&["drain"]);
+    assert_eq!(told.code, 0, "{told:#?}");
+    assert!(edge.wait().success());
+    assert_ne!(edge.command(&["status"]).code, 0, "nobody answers any more");
+}
+
+#[test]
+fn the_queue_is_told_as_tables_and_as_json() {
+    let edge = edge().relay("NAM", free_address()).start();
+    assert!(edge.queue().is_empty());
+    let message = letter("waiting");
+    edge.client().deliver("ann@sender.example", &["ben@contoso.com", "bob@contoso.com"], &message);
+    let row = until("an attempt", || edge.queue().into_iter().find(|row| row["last_reply"].is_string()));
+    assert_eq!(row["sender"], "ann@sender.example");
+    assert_eq!(row["recipients"], serde_json::json!(["ben@contoso.com", "bob@contoso.com"]));
+    let summary = edge.command(&["queue", "summary", "--json"]).json();
+    assert!(
+        summary.to_string().contains("NAM") && summary.to_string().contains("\"messages\":1"),
+        "{summary}"
+    );
+    let list = edge.command(&["queue", "list"]);
+    assert!(list.stdout.contains("ben@contoso.com"), "{}", list.stdout);
+    let status = edge.command(&["status", "--json"]).json();
+    assert_eq!((&status["region"], &status["queued"]), (&"EUR".into(), &1.into()), "{status}");
+}
+
+#[test]
+fn a_log_that_is_no_terminal_is_json_one_event_a_line() {
+    let edge = edge().with("[log]\nformat = \"auto\"").start();
+    edge.client().deliver("ann@sender.example", &["anna@contoso.com"], letter("logged"));
+    edge.wait_for("anna@contoso.com", 1);
+    until("the delivery to be logged", || {
+        let log = edge.log();
+        let told = |word: &str| log.lines().any(|line| line.starts_with('{') && line.contains(word));
+        (told("anna@contoso.com") && told("accepted") && told("delivered")).then_some(())
+    });
+    for line in edge.log().lines().filter(|line| line.starts_with('{')) {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}
