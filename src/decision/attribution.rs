@@ -153,7 +153,7 @@ fn by_certificate<'f>(
             trail.step("30", || uncovered(pattern, &claim.owned));
             continue;
         }
-        let Some(accepted) = vouching(claim)? else {
+        let Some(vouching) = vouching(claim)? else {
             trail.step("31", || {
                 format!(
                     "certificate name {pattern} is connector {}'s of tenant {}, which accepts no domain of that name",
@@ -162,7 +162,7 @@ fn by_certificate<'f>(
             });
             continue;
         };
-        let exactness = Exactness::of(facts, claim, accepted);
+        let exactness = Exactness::of(facts, claim, vouching);
         // Among equals the first stays.
         if best.is_none_or(|(best, _)| exactness > best) {
             best = Some((exactness, claim));
@@ -180,40 +180,39 @@ fn by_certificate<'f>(
     }))
 }
 
-/// The accepted domain that lets a claim hold. A lookup that failed might have let it: temporary (rule 20).
-fn vouching(claim: &Claim) -> Result<Option<&AcceptedDomain>, Reason> {
-    let own = |lookup: &'_ Lookup<Arc<AcceptedDomain>>| match lookup {
+/// Which of its domains lets a claim hold. A lookup that failed might have let it: temporary (rule 20).
+fn vouching(claim: &Claim) -> Result<Option<usize>, Reason> {
+    let own = |lookup: &Lookup<Arc<AcceptedDomain>>| match lookup {
         Lookup::Found(domain) => domain.tenant.id == claim.owned.tenant.id,
         Lookup::Absent | Lookup::Failed => false,
     };
-    match claim.vouched.iter().find(|lookup| own(lookup)) {
-        Some(Lookup::Found(domain)) => Ok(Some(domain)),
-        Some(Lookup::Absent | Lookup::Failed) | None if claim.vouched.contains(&Lookup::Failed) => {
-            Err(Reason::DomainLookupFailed)
-        }
-        Some(Lookup::Absent | Lookup::Failed) | None => Ok(None),
+    match claim.vouched.iter().position(own) {
+        Some(place) => Ok(Some(place)),
+        None if claim.vouched.contains(&Lookup::Failed) => Err(Reason::DomainLookupFailed),
+        None => Ok(None),
     }
 }
 
 /// What makes one claim more exact than another, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Exactness {
-    /// A name is more exact than a wildcard, and that than a shorter one.
-    pattern: usize,
-    accepted: usize,
+    /// A name is more exact than a wildcard, and that than one with fewer labels.
+    labels: usize,
+    /// The name itself is accepted, not only what is left without its first label.
+    itself: bool,
     /// Between tenants that share a certificate the sender decides.
     of_sender: bool,
 }
 
 impl Exactness {
-    fn of(facts: &ClientFacts<'_>, claim: &Claim, accepted: &AcceptedDomain) -> Self {
-        let pattern = match &claim.pattern {
+    fn of(facts: &ClientFacts<'_>, claim: &Claim, vouching: usize) -> Self {
+        let labels = match &claim.pattern {
             DomainPattern::All => 0,
-            DomainPattern::Below(parent) => parent.as_str().len(),
+            DomainPattern::Below(parent) => parent.as_str().split('.').count(),
             DomainPattern::Exact(_) => usize::MAX,
         };
         let of_sender = facts.sender_tenant().is_some_and(|tenant| tenant.id == claim.owned.tenant.id);
-        Self { pattern, accepted: accepted.name.as_str().len(), of_sender }
+        Self { labels, itself: vouching == 0, of_sender }
     }
 }
 

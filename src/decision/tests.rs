@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::*;
 use crate::clock::Timestamp;
 use crate::mail::{
-    AcceptedDomain, DomainKind, DomainPattern, Endpoint, Licenses, Lookup, NextHop, NextHopName,
-    OutboundConnector, Peer, Residency, Tenant, TlsLevel, Transport, User,
+    AcceptedDomain, ConnectorKind, DomainKind, DomainPattern, Endpoint, InboundConnector, Licenses, Lookup,
+    NextHop, NextHopName, OutboundConnector, OwnedConnector, Peer, Residency, Tenant, TlsLevel, Transport,
+    User,
 };
 
 fn region(code: &str) -> Region {
@@ -121,6 +122,8 @@ impl Case {
             recipient_domain: self.recipient.domain(),
             domain,
             attribution: &self.attribution,
+            peer: &Peer::new("203.0.113.1".parse().expect("an address")),
+            sender: None,
             door: self.door,
             region_so_far: self.region_so_far,
             now: now(),
@@ -285,7 +288,15 @@ fn rule_20_a_failed_lookup_is_told_apart_from_every_refusal() {
     for reason in [Reason::DomainLookupFailed, Reason::RecipientLookupFailed] {
         assert!(reason.is_lookup_failure());
     }
-    for reason in [Reason::RelayDenied, Reason::UnknownRecipient, Reason::WrongRegion, Reason::NoRoute] {
+    for reason in [
+        Reason::RelayDenied,
+        Reason::UnknownRecipient,
+        Reason::WrongRegion,
+        Reason::NoRoute,
+        Reason::PartnerRestricted,
+        Reason::DirectSendForbidden,
+        Reason::TlsNeeded,
+    ] {
         assert!(!reason.is_lookup_failure());
     }
 }
@@ -348,12 +359,105 @@ fn section_6_peers_are_recognised_by_network_or_certificate() {
             verified_names: names.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         });
-        attribute(&rules, &peer)
+        peer_edge(&rules, &peer, &mut Trail::off())
     };
-    assert_eq!(peer("192.0.2.9", &[]), Attribution::PeerEdge(region("NAM")));
-    assert_eq!(peer("::ffff:192.0.2.9", &[]), Attribution::PeerEdge(region("NAM")));
-    assert_eq!(peer("198.51.100.1", &["Edge.GBR.example.net"]), Attribution::PeerEdge(region("GBR")));
-    assert_eq!(peer("198.51.100.1", &["other.example.net"]), Attribution::Incoming);
+    let edge_of = |code| Some(Attribution::PeerEdge(region(code)));
+    assert_eq!(peer("192.0.2.9", &[]), edge_of("NAM"));
+    assert_eq!(peer("::ffff:192.0.2.9", &[]), edge_of("NAM"));
+    assert_eq!(peer("198.51.100.1", &["Edge.GBR.example.net"]), edge_of("GBR"));
+    assert_eq!(peer("198.51.100.1", &["*.gbr.example.net"]), None);
+    assert_eq!(peer("198.51.100.1", &["other.example.net"]), None);
+}
+
+fn connector(name: &str, certificate_names: &[&str]) -> InboundConnector {
+    InboundConnector {
+        name: name.into(),
+        kind: ConnectorKind::OnPremises,
+        certificate_names: certificate_names
+            .iter()
+            .map(|name| DomainPattern::parse(name).expect("a name"))
+            .collect(),
+        source_ips: Vec::new(),
+        sender_domains: vec![DomainPattern::All],
+        require_tls: false,
+        restrict_to_ip: false,
+        restrict_to_certificate: false,
+    }
+}
+
+fn owned(connector: InboundConnector) -> OwnedConnector {
+    OwnedConnector { tenant: Arc::new(tenant("EUR", &["EUR"])), connector: Arc::new(connector) }
+}
+
+fn facts(peer: &Peer) -> ClientFacts<'_> {
+    ClientFacts {
+        peer,
+        sender: None,
+        sender_domain: Lookup::Absent,
+        claims: Vec::new(),
+        by_network: Vec::new(),
+    }
+}
+
+fn claim(pattern: &str, vouched: Vec<Lookup<Arc<AcceptedDomain>>>) -> Claim {
+    let pattern = DomainPattern::parse(pattern).expect("a name");
+    Claim { owned: owned(connector("hq", &["mail.contoso.com"])), pattern, vouched }
+}
+
+#[test]
+fn rules_30_and_31_which_domains_vouch_for_a_certificate_name() {
+    for (pattern, domains) in [
+        ("mail.contoso.com", vec!["mail.contoso.com", "contoso.com"]),
+        ("h.sub.contoso.com", vec!["h.sub.contoso.com", "sub.contoso.com"]),
+        ("*.contoso.com", vec!["contoso.com"]),
+        ("localhost", vec!["localhost"]),
+        ("*", vec![]),
+    ] {
+        let pattern = DomainPattern::parse(pattern).expect("a pattern");
+        let vouching: Vec<String> = vouching_domains(&pattern).map(|domain| domain.to_string()).collect();
+        assert_eq!(vouching, domains, "{pattern}");
+    }
+}
+
+#[test]
+fn rule_20_attribution_that_cannot_look_a_domain_up_is_temporary() {
+    let peer = Peer::new("203.0.113.1".parse().expect("an address"));
+    let accepted = || Lookup::Found(Arc::new(contoso()));
+    let attributed = |claims, sender_domain| {
+        let facts = ClientFacts { claims, sender_domain, ..facts(&peer) };
+        attribute(&facts, &mut Trail::off()).map(|attribution| attribution.transport())
+    };
+    // The sender's domain, unless the certificate is enough.
+    assert_eq!(attributed(Vec::new(), Lookup::Failed), Err(Reason::DomainLookupFailed));
+    let by_parent = || claim("mail.contoso.com", vec![Lookup::Absent, accepted()]);
+    assert_eq!(attributed(vec![by_parent()], Lookup::Failed), Ok(Transport::Originating));
+    // The certificate's own domain, unless its other one vouches already.
+    let failing = |other| vec![claim("mail.contoso.com", vec![Lookup::Failed, other])];
+    assert_eq!(attributed(failing(Lookup::Absent), Lookup::Absent), Err(Reason::DomainLookupFailed));
+    assert_eq!(attributed(failing(accepted()), Lookup::Absent), Ok(Transport::Originating));
+    let unknown = vec![claim("mail.contoso.com", vec![Lookup::Absent, Lookup::Absent])];
+    assert_eq!(attributed(unknown, Lookup::Absent), Ok(Transport::Incoming));
+}
+
+#[test]
+fn rules_35_to_37_are_not_asked_of_edges_of_other_regions() {
+    let peer = Peer::new("192.0.2.9".parse().expect("an address"));
+    let partner = InboundConnector {
+        kind: ConnectorKind::Partner,
+        require_tls: true,
+        restrict_to_ip: true,
+        ..connector("gateway", &[])
+    };
+    let mut owner = tenant("EUR", &["EUR"]);
+    owner.inbound_connectors = vec![Arc::new(partner)];
+    let from = |attribution| {
+        let case = Case { attribution, ..Case::new(domain(owner.clone(), Some("EUR")), user(Some("EUR"))) };
+        case.hop()
+    };
+    assert_eq!(from(Attribution::Incoming), Err(Reason::PartnerRestricted));
+    assert_eq!(from(Attribution::PeerEdge(region("NAM"))), Ok("store:EUR".to_owned()));
+    let known = peer_edge(&rules(), &peer, &mut Trail::off());
+    assert_eq!(known, Some(Attribution::PeerEdge(region("NAM"))));
 }
 
 #[test]

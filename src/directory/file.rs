@@ -61,7 +61,7 @@ pub fn read(
 /// The tenant with its domains; not its users.
 fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) -> Arc<Tenant> {
     let tenant = Arc::new(tenant(section, regions));
-    if table.tenants().any(|other| other.id == tenant.id) && !tenant.id.is_empty() {
+    if table.tenant(&tenant.id).is_some() && !tenant.id.is_empty() {
         section.mistake("id", format!("\"{}\" names an earlier tenant too", tenant.id), "an id of its own");
     }
     table.add_tenant(Arc::clone(&tenant));

@@ -262,3 +262,6 @@ impl Inquiry {
 fn own_postmaster(rules: &Rules) -> Address {
     rules.postmaster.clone().unwrap_or_else(|| decision::node_postmaster(rules))
 }
+
+#[cfg(test)]
+mod tests;
