@@ -77,6 +77,17 @@ impl Attribution {
     }
 }
 
+/// As the log has it: `incoming`, `edge:NAM`, or `contoso/hq` for tenant and connector.
+impl fmt::Display for Attribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incoming => f.write_str("incoming"),
+            Self::PeerEdge(region) => write!(f, "edge:{region}"),
+            Self::Originating { tenant, connector } => write!(f, "{}/{connector}", tenant.id),
+        }
+    }
+}
+
 /// What is known of a client and its MAIL FROM when it is attributed.
 #[derive(Debug)]
 pub struct ClientFacts<'a> {

@@ -96,8 +96,8 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
 fn decide_foreign(facts: &EntryFacts<'_>, trail: &mut Trail) -> Result<Entry, Reason> {
     match facts.attribution {
         Attribution::Originating { tenant, connector } => {
-            trail.step("30", || {
-                format!("originating from {} through connector {connector}: any domain", tenant.id)
+            trail.step("6.originating", || {
+                format!("tenant {} may address any domain through connector {connector}", tenant.id)
             });
             Ok(Entry::Foreign)
         }

@@ -56,7 +56,7 @@ fn refuse_direct_send(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<(), 
         None => {
             trail.step("36", || {
                 format!(
-                    "the sender is of tenant {}, which rejects direct send, and the client is not",
+                    "the sender is of tenant {}, which rejects direct send, and no connector of it matches the client",
                     tenant.id
                 )
             });

@@ -281,7 +281,7 @@ impl Connection {
             peer: self.session.peer(),
             sender,
             reason,
-            reply: crate::session::reply_for(reason).label(),
+            reply: &reply_for(reason).to_string(),
         });
     }
 
@@ -526,6 +526,7 @@ impl Connection {
         self.shared.reporter.note(&Event::Accepted {
             session: self.id,
             envelope: &accepted.envelope,
+            attribution: &self.attribution,
             bytes,
             tls: self.session.peer().tls.is_some(),
         });

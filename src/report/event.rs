@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::decision::{Irr, Reason};
+use crate::decision::{Attribution, Irr, Reason};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
@@ -93,6 +93,7 @@ pub enum Event<'a> {
     Accepted {
         session: SessionId,
         envelope: &'a Envelope,
+        attribution: &'a Attribution,
         bytes: u64,
         tls: bool,
     },

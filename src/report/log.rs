@@ -83,11 +83,11 @@ pub(super) fn write(event: &Event<'_>) {
             reason = reason.word(), reply,
         ),
         Event::RecipientAccepted { .. } => {}
-        Event::Accepted { session, envelope, bytes, tls } => {
+        Event::Accepted { session, envelope, attribution, bytes, tls } => {
             let peer = envelope.peer.as_ref();
             info!(
                 event = "accepted", id = %envelope.id, %session, sender = sender(&envelope.sender),
-                recipients = envelope.recipients.len(), bytes, tls,
+                recipients = envelope.recipients.len(), %attribution, bytes, tls,
                 ip = peer.map(|peer| tracing::field::display(peer.ip)),
                 helo = peer.map(|peer| peer.helo.as_str()),
             );

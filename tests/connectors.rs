@@ -1,0 +1,184 @@
+//! Connectors: rules 30 to 37 over real sockets, with client certificates and without, and `landfall explain`
+//! beside them. Every row of the rules is in `src/inquiry/tests.rs`.
+
+mod world;
+
+use world::{Authority, Client, Edge, Pair, Sink, letter, swaks};
+
+const SENDER_OK: &str = "250 2.1.0 Sender OK";
+const OK: &str = "250 2.1.5 Recipient OK";
+const RELAY_DENIED: &str = "550 5.7.64 TenantAttribution; Relay Access Denied";
+const DIRECT_SEND: &str = "550 5.7.68 TenantInboundAttribution; Direct Send not allowed for this organization from unauthorized sources";
+const PARTNER: &str = "550 5.7.51 TenantInboundAttribution; There is a partner connector configured that matched \
+                       the message's recipient domain. The connector had either the RestrictDomainsToIPAddresses \
+                       or RestrictDomainsToCertificate set";
+const TLS_NEEDED: &str = "530 5.7.0 Must issue a STARTTLS command first";
+const ANNA: &str = "anna@contoso.com";
+const FOREIGN: &str = "x@foreign.example";
+
+/// Contoso of EUR, whose mail to foreign.example goes to `sink`.
+fn contoso(sink: &Sink, more: &str) -> String {
+    format!(
+        r#"
+[[tenant]]
+id = "contoso"
+default_region = "EUR"
+reject_direct_send = true
+domain = [{{ name = "contoso.com" }}]
+user = [{{ address = "anna@contoso.com" }}]
+[[tenant.outbound_connector]]
+name = "out"
+recipient_domains = ["foreign.example"]
+smart_hosts = ["smtp://{}"]
+tls = "off"
+{more}"#,
+        sink.address
+    )
+}
+
+/// By certificate only.
+const CERTIFICATES: &str = r#"
+[[tenant.inbound_connector]]
+name = "hq"
+type = "on-premises"
+certificate_names = ["mail.contoso.com", "h.sub.contoso.com"]
+[[tenant.inbound_connector]]
+name = "bank"
+type = "partner"
+sender_domains = ["bank.example"]
+certificate_names = ["mx.bank.example"]
+restrict_to_certificate = true
+"#;
+
+fn with_certificates(authority: &Authority, directory: &str) -> Edge {
+    let client_ca = format!("[tls]\nclient_ca = \"{}\"", authority.file().display());
+    Edge::builder("EUR").with(&client_ca).directory(directory).start()
+}
+
+/// What a client with this certificate is told, as a transcript.
+fn deliver(edge: &Edge, certificate: Option<&Pair>, from: &str, to: &str) -> (i32, String) {
+    let mut arguments = vec!["--tls".to_owned(), "--from".into(), from.into(), "--to".into(), to.into()];
+    if let Some(pair) = certificate {
+        arguments.extend(["--tls-cert".to_owned(), pair.cert.display().to_string()]);
+        arguments.extend(["--tls-key".to_owned(), pair.key.display().to_string()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    swaks(edge.address, &arguments)
+}
+
+#[test]
+fn a_certificate_of_its_own_lets_a_tenant_relay_anywhere() {
+    let (sink, authority) = (Sink::start(&[]), Authority::new());
+    let edge = with_certificates(&authority, &contoso(&sink, CERTIFICATES));
+    let hq = authority.issue("mail.contoso.com");
+    // Rule 30: whatever the sender, the null sender too.
+    for from in [ANNA, FOREIGN, "<>"] {
+        let (code, transcript) = deliver(&edge, Some(&hq), from, FOREIGN);
+        assert_eq!(code, 0, "{transcript}");
+    }
+    let taken = sink.wait_for(3);
+    assert!(taken.iter().all(|taken| taken.recipients == ["<x@foreign.example>"]), "{taken:?}");
+    assert_eq!(edge.log().matches(r#""attribution":"contoso/hq""#).count(), 3, "{}", edge.log());
+
+    // Rule 31, a certificate that no authority of ours signed, and none at all.
+    let deep = authority.issue("h.sub.contoso.com");
+    let stranger = Authority::new();
+    let forged = stranger.issue("mail.contoso.com");
+    for certificate in [Some(&deep), Some(&forged), None] {
+        let (code, transcript) = deliver(&edge, certificate, FOREIGN, FOREIGN);
+        assert_eq!(code, 24, "{transcript}");
+        assert!(transcript.contains(RELAY_DENIED), "{transcript}");
+        let (code, transcript) = deliver(&edge, certificate, ANNA, ANNA);
+        assert_eq!(code, 23, "{transcript}");
+        assert!(transcript.contains(DIRECT_SEND), "{transcript}");
+        let (code, transcript) = deliver(&edge, certificate, FOREIGN, ANNA);
+        assert_eq!(code, 0, "{transcript}");
+    }
+    assert_eq!(edge.wait_for(ANNA, 3).len(), 3);
+}
+
+#[test]
+fn a_partners_domain_comes_with_the_partners_certificate_only() {
+    let (sink, authority) = (Sink::start(&[]), Authority::new());
+    let edge = with_certificates(&authority, &contoso(&sink, CERTIFICATES));
+    let (code, transcript) = deliver(&edge, None, "x@bank.example", ANNA);
+    assert_eq!(code, 24, "{transcript}");
+    assert!(transcript.contains(PARTNER), "{transcript}");
+    let bank = authority.issue("mx.bank.example");
+    let (code, transcript) = deliver(&edge, Some(&bank), "x@bank.example", ANNA);
+    assert_eq!(code, 0, "{transcript}");
+    // It is a partner: it may not relay.
+    let (code, transcript) = deliver(&edge, Some(&bank), "x@bank.example", FOREIGN);
+    assert_eq!(code, 24, "{transcript}");
+    assert!(transcript.contains(RELAY_DENIED), "{transcript}");
+}
+
+const ADDRESSES: &str = r#"
+[[tenant.inbound_connector]]
+name = "site"
+type = "on-premises"
+source_ips = ["127.0.0.0/24"]
+"#;
+
+fn attempt(client: &mut Client, from: &str, to: &str, recipient: &str) {
+    client.expect(&format!("MAIL FROM:<{from}>"), SENDER_OK);
+    client.expect(&format!("RCPT TO:<{to}>"), recipient);
+    client.expect("RSET", "250 2.0.0 Resetting");
+}
+
+#[test]
+fn an_address_speaks_for_the_tenants_own_senders_only() {
+    let sink = Sink::start(&[]);
+    let edge = Edge::builder("EUR").directory(&contoso(&sink, ADDRESSES)).start();
+    let mut client = edge.client();
+    // Attribution is each transaction's own: rules 32, 33, 34, and 32 again.
+    attempt(&mut client, ANNA, FOREIGN, OK);
+    attempt(&mut client, FOREIGN, FOREIGN, RELAY_DENIED);
+    attempt(&mut client, "", FOREIGN, RELAY_DENIED);
+    attempt(&mut client, FOREIGN, ANNA, OK);
+    client.deliver(ANNA, &[FOREIGN], letter("through the smart host"));
+    assert_eq!(sink.wait_for(1)[0].sender, "<anna@contoso.com>");
+}
+
+#[test]
+fn a_connector_that_requires_tls_takes_no_plain_text() {
+    let sink = Sink::start(&[]);
+    let edge =
+        Edge::builder("EUR").directory(&contoso(&sink, &format!("{ADDRESSES}require_tls = true"))).start();
+    let mut client = edge.client();
+    for from in [ANNA, FOREIGN, ""] {
+        client.expect(&format!("MAIL FROM:<{from}>"), TLS_NEEDED);
+    }
+    // The session goes on, as the reply asks for.
+    client.expect("STARTTLS", "220 2.0.0 Ready to start TLS");
+    let (code, transcript) = deliver(&edge, None, ANNA, FOREIGN);
+    assert_eq!(code, 0, "{transcript}");
+    sink.wait_for(1);
+}
+
+#[test]
+fn explain_attributes_as_the_server_does() {
+    let sink = Sink::start(&[]);
+    let directory = contoso(&sink, &format!("{CERTIFICATES}{ADDRESSES}require_tls = true"));
+    let edge = Edge::builder("EUR").directory(&directory).offline();
+    for (arguments, reply, rule) in [
+        (["--client-cert", "mail.contoso.com", "--from", FOREIGN], OK, "30"),
+        (["--client-cert", "h.sub.contoso.com", "--from", FOREIGN], RELAY_DENIED, "31"),
+        (["--client-ip", "127.0.0.7", "--from", ANNA], TLS_NEEDED, "37"),
+        (["--client-ip", "192.0.2.7", "--from", ANNA], DIRECT_SEND, "36"),
+        (["--client-ip", "192.0.2.7", "--from", FOREIGN], RELAY_DENIED, "1"),
+    ] {
+        let told = edge.command(&[&["explain", FOREIGN, "--json"], &arguments[..]].concat());
+        assert_eq!(told.code, i32::from(reply != OK), "{told:#?}");
+        let told = told.json();
+        assert_eq!(told["reply"], reply, "{arguments:?}");
+        let steps = told["steps"].as_array().expect("steps");
+        assert!(steps.iter().any(|step| step["rule"] == rule), "{arguments:?}: {steps:?}");
+    }
+    let over_tls = ["explain", FOREIGN, "--from", ANNA, "--client-ip", "127.0.0.7", "--tls", "--json"];
+    let told = edge.command(&over_tls).json();
+    assert_eq!(
+        (told["reply"].as_str(), told["next_hop"].as_str()),
+        (Some(OK), Some("smarthost:contoso/out"))
+    );
+}
