@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::mail::{
-    AcceptedDomain, ConnectorKind, Domain, DomainPattern, Lookup, OwnedConnector, Peer, Region, Tenant,
-    Transport,
+    AcceptedDomain, ConnectorKind, Domain, DomainPattern, InboundConnector, Lookup, OwnedConnector, Peer,
+    Region, Tenant, Transport,
 };
 
 use super::{Reason, Rules, Trail};
@@ -71,10 +71,6 @@ impl Attribution {
             Self::Originating { .. } => Transport::Originating,
         }
     }
-
-    fn originating(owned: &OwnedConnector) -> Self {
-        Self::Originating { tenant: owned.tenant.clone(), connector: owned.connector.name.clone() }
-    }
 }
 
 /// As the log has it: `incoming`, `edge:NAM`, or `contoso/hq` for tenant and connector.
@@ -96,19 +92,17 @@ pub struct ClientFacts<'a> {
     pub sender: Option<&'a Domain>,
     /// Whose it is; absent for the null sender.
     pub sender_domain: Lookup<Arc<AcceptedDomain>>,
-    /// The connectors that the client's verified names match.
+    /// The certificate names of connectors that the client's verified names match.
     pub claims: Vec<Claim>,
-    /// The connectors whose networks hold the client's address, the most exact network first.
-    pub by_network: Vec<OwnedConnector>,
+    /// The connector of the most exact network that the client is in and that sends for this sender.
+    pub at_address: Option<OwnedConnector>,
 }
 
-/// A connector that a verified name of the client's certificate matches.
+/// A certificate name of some connector, which a verified name of the client's certificate matches.
 #[derive(Debug)]
 pub struct Claim {
-    pub owned: OwnedConnector,
-    /// The certificate name by which it does.
     pub pattern: DomainPattern,
-    /// Who accepts mail for each of `vouching_domains`; the claim holds in that tenant only.
+    /// Who accepts mail for each of `vouching_domains`: the claim holds for their tenants only.
     pub vouched: Vec<Lookup<Arc<AcceptedDomain>>>,
 }
 
@@ -134,74 +128,96 @@ pub fn peer_edge(rules: &Rules, peer: &Peer, trail: &mut Trail) -> Option<Attrib
 
 /// Certificate, then address with sender, then nobody's. Comes after `peer_edge`.
 pub fn attribute(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<Attribution, Reason> {
-    if let Some(owned) = by_certificate(facts, trail)? {
-        return Ok(Attribution::originating(owned));
+    if let Some(found) = by_certificate(facts, trail)? {
+        return Ok(found.originating());
     }
     // Rule 20: who could not be asked for must not be answered for good, now or at RCPT.
     if facts.sender_domain == Lookup::Failed {
         trail.step("17", || "the lookup of the sender's domain failed".to_owned());
         return Err(Reason::DomainLookupFailed);
     }
-    if let Some(owned) = by_address(facts, trail) {
-        return Ok(Attribution::originating(owned));
+    if let Some(found) = by_address(facts, trail) {
+        return Ok(found.originating());
     }
     trail.step("attribution", || "no connector of its own speaks for the client: incoming mail".to_owned());
     Ok(Attribution::Incoming)
 }
 
+/// A connector that was found, and whose it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owned<'f> {
+    pub(super) tenant: &'f Arc<Tenant>,
+    pub(super) connector: &'f Arc<InboundConnector>,
+}
+
+impl Owned<'_> {
+    fn originating(self) -> Attribution {
+        Attribution::Originating { tenant: self.tenant.clone(), connector: self.connector.name.clone() }
+    }
+}
+
 /// Rules 30 and 31: the most exact name whose domain is accepted in the connector's tenant.
-fn by_certificate<'f>(
-    facts: &'f ClientFacts<'_>,
-    trail: &mut Trail,
-) -> Result<Option<&'f OwnedConnector>, Reason> {
-    let mut best: Option<(Exactness, &Claim)> = None;
+fn by_certificate<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Result<Option<Owned<'f>>, Reason> {
+    let mut best: Option<(Exactness, &Claim, Owned<'f>)> = None;
     for claim in &facts.claims {
-        let Claim { owned: OwnedConnector { tenant, connector }, pattern, .. } = claim;
-        if connector.kind != ConnectorKind::OnPremises {
-            continue;
-        }
-        if !connector.covers_sender(facts.sender) {
-            trail.step("30", || uncovered(pattern, &claim.owned));
-            continue;
-        }
-        let Some(vouching) = vouching(claim)? else {
-            trail.step("31", || {
-                format!(
-                    "certificate name {pattern} is connector {}'s of tenant {}, which accepts no domain of that name",
-                    connector.name, tenant.id
-                )
-            });
+        let Some((vouching, found)) = connector_of(facts, claim)? else {
+            trail.step("31", || unvouched(claim));
             continue;
         };
-        let exactness = Exactness::of(facts, claim, vouching);
+        let exactness = Exactness::of(facts, claim, vouching, found.tenant);
         // Among equals the first stays.
-        if best.is_none_or(|(best, _)| exactness > best) {
-            best = Some((exactness, claim));
+        if best.is_none_or(|(best, ..)| exactness > best) {
+            best = Some((exactness, claim, found));
         }
     }
-    Ok(best.map(|(_, claim)| {
-        let Claim { owned: OwnedConnector { tenant, connector }, pattern, .. } = claim;
+    Ok(best.map(|(_, claim, found)| {
+        let Owned { tenant, connector } = found;
         trail.step("30", || {
             format!(
-                "certificate name {pattern}: originating from tenant {} by connector {}",
-                tenant.id, connector.name
+                "certificate name {}: originating from tenant {} by connector {}",
+                claim.pattern, tenant.id, connector.name
             )
         });
-        &claim.owned
+        found
     }))
 }
 
-/// Which of its domains lets a claim hold. A lookup that failed might have let it: temporary (rule 20).
-fn vouching(claim: &Claim) -> Result<Option<usize>, Reason> {
-    let own = |lookup: &Lookup<Arc<AcceptedDomain>>| match lookup {
-        Lookup::Found(domain) => domain.tenant.id == claim.owned.tenant.id,
-        Lookup::Absent | Lookup::Failed => false,
-    };
-    match claim.vouched.iter().position(own) {
-        Some(place) => Ok(Some(place)),
-        None if claim.vouched.contains(&Lookup::Failed) => Err(Reason::DomainLookupFailed),
-        None => Ok(None),
+/// The connector that names the claim's certificate in a tenant that accepts one of its domains, and which
+/// of them. A lookup that failed might have found one: temporary (rule 20).
+fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<(usize, Owned<'f>)>, Reason> {
+    let found = claim.vouched.iter().enumerate().find_map(|(place, lookup)| match lookup {
+        Lookup::Found(domain) => {
+            let tenant = &domain.tenant;
+            let mut own = on_premises(tenant, facts.sender);
+            let connector = own.find(|one| one.certificate_names.contains(&claim.pattern))?;
+            Some((place, Owned { tenant, connector }))
+        }
+        Lookup::Absent | Lookup::Failed => None,
+    });
+    if found.is_none() && claim.vouched.contains(&Lookup::Failed) {
+        return Err(Reason::DomainLookupFailed);
     }
+    Ok(found)
+}
+
+/// A tenant's own connectors that send for this sender.
+fn on_premises<'t>(
+    tenant: &'t Tenant,
+    sender: Option<&Domain>,
+) -> impl Iterator<Item = &'t Arc<InboundConnector>> {
+    tenant
+        .inbound_connectors
+        .iter()
+        .filter(move |one| one.kind == ConnectorKind::OnPremises && one.covers_sender(sender))
+}
+
+fn unvouched(claim: &Claim) -> String {
+    let domains: Vec<String> = vouching_domains(&claim.pattern).map(|domain| domain.to_string()).collect();
+    format!(
+        "certificate name {} counts for no tenant: none accepts {} and has a connector of that name for this sender",
+        claim.pattern,
+        domains.join(" or ")
+    )
 }
 
 /// What makes one claim more exact than another, in this order.
@@ -216,21 +232,21 @@ struct Exactness {
 }
 
 impl Exactness {
-    fn of(facts: &ClientFacts<'_>, claim: &Claim, vouching: usize) -> Self {
+    fn of(facts: &ClientFacts<'_>, claim: &Claim, vouching: usize, tenant: &Tenant) -> Self {
         let labels = match &claim.pattern {
             DomainPattern::All => 0,
             DomainPattern::Below(parent) => parent.as_str().split('.').count(),
             DomainPattern::Exact(_) => usize::MAX,
         };
-        let of_sender = facts.sender_tenant().is_some_and(|tenant| tenant.id == claim.owned.tenant.id);
+        let of_sender = facts.sender_tenant().is_some_and(|of_sender| of_sender.id == tenant.id);
         Self { labels, itself: vouching == 0, of_sender }
     }
 }
 
 /// Rules 32 to 34: an address speaks for a tenant only with one of the tenant's own senders.
-fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<&'f OwnedConnector> {
-    let owned = facts.network_connector()?;
-    let OwnedConnector { tenant, connector } = owned;
+fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<Owned<'f>> {
+    let found = facts.network_connector()?;
+    let Owned { tenant, connector } = found;
     let ip = facts.peer.ip;
     if facts.sender_tenant().is_some() {
         trail.step("32", || {
@@ -239,7 +255,7 @@ fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<&'f O
                 tenant.id, connector.name
             )
         });
-        return Some(owned);
+        return Some(found);
     }
     trail.step("33", || {
         format!(
@@ -259,23 +275,21 @@ impl ClientFacts<'_> {
         }
     }
 
-    /// The on-premises connector whose network the client is in and whose senders it sends for: the sender's
+    /// The on-premises connector whose network the client is in and that sends for its sender: the sender's
     /// own tenant's; for a sender of nobody's the most exact network's.
-    pub(super) fn network_connector(&self) -> Option<&OwnedConnector> {
-        let of_sender =
-            |owned: &OwnedConnector| self.sender_tenant().is_none_or(|tenant| tenant.id == owned.tenant.id);
-        self.by_network.iter().find(|owned| {
-            let connector = &owned.connector;
-            connector.kind == ConnectorKind::OnPremises
-                && connector.covers_sender(self.sender)
-                && of_sender(owned)
-        })
+    pub(super) fn network_connector(&self) -> Option<Owned<'_>> {
+        match self.sender_tenant() {
+            Some(tenant) => {
+                let ranked = on_premises(tenant, self.sender)
+                    .filter_map(|connector| Some((connector.ip_specificity(self.peer.ip)?, connector)));
+                // Among equals the first in the file wins.
+                let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
+                best.map(|(_, connector)| Owned { tenant, connector })
+            }
+            None => {
+                let OwnedConnector { tenant, connector } = self.at_address.as_ref()?;
+                Some(Owned { tenant, connector })
+            }
+        }
     }
-}
-
-fn uncovered(pattern: &DomainPattern, owned: &OwnedConnector) -> String {
-    format!(
-        "certificate name {pattern} is connector {}'s of tenant {}, whose sender_domains leave this sender out",
-        owned.connector.name, owned.tenant.id
-    )
 }

@@ -24,11 +24,11 @@ pub fn decide_sender(
 
 /// Rule 37 for on-premises connectors, whether or not the sender makes the client theirs.
 fn require_tls(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<(), Reason> {
-    let Some(owned) = facts.network_connector() else { return Ok(()) };
-    if facts.peer.tls.is_some() || !owned.connector.require_tls {
+    let Some(found) = facts.network_connector() else { return Ok(()) };
+    if facts.peer.tls.is_some() || !found.connector.require_tls {
         return Ok(());
     }
-    trail.step("37", || in_plain_text(&owned.connector, &owned.tenant));
+    trail.step("37", || in_plain_text(found.connector, found.tenant));
     Err(Reason::TlsNeeded)
 }
 
@@ -38,18 +38,16 @@ fn refuse_direct_send(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<(), 
         return Ok(());
     };
     // A service that sends in the tenant's name is let in by a partner connector that it matches.
-    let known = facts.claims.iter().map(|claim| &claim.owned).chain(&facts.by_network).find(|owned| {
-        owned.tenant.id == tenant.id
-            && owned.connector.kind == ConnectorKind::Partner
-            && owned.connector.covers_sender(facts.sender)
+    let peer = facts.peer;
+    let known = tenant.inbound_connectors.iter().find(|connector| {
+        connector.kind == ConnectorKind::Partner
+            && connector.covers_sender(facts.sender)
+            && (connector.covers_ip(peer.ip) || connector.covers_certificate(peer.verified_names()))
     });
     match known {
-        Some(owned) => {
+        Some(connector) => {
             trail.step("36", || {
-                format!(
-                    "the client matches partner connector {} of the sender's tenant",
-                    owned.connector.name
-                )
+                format!("the client matches partner connector {} of the sender's tenant", connector.name)
             });
             Ok(())
         }

@@ -8,8 +8,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::mail::{
     AcceptedDomain, ConnectorKind, DomainKind, DomainPattern, Endpoint, InboundConnector, Licenses, Lookup,
-    NextHop, NextHopName, OutboundConnector, OwnedConnector, Peer, Residency, Tenant, TlsLevel, Transport,
-    User,
+    NextHop, NextHopName, OutboundConnector, Peer, Residency, Tenant, TlsLevel, Transport, User,
 };
 
 fn region(code: &str) -> Region {
@@ -385,23 +384,8 @@ fn connector(name: &str, certificate_names: &[&str]) -> InboundConnector {
     }
 }
 
-fn owned(connector: InboundConnector) -> OwnedConnector {
-    OwnedConnector { tenant: Arc::new(tenant("EUR", &["EUR"])), connector: Arc::new(connector) }
-}
-
-fn facts(peer: &Peer) -> ClientFacts<'_> {
-    ClientFacts {
-        peer,
-        sender: None,
-        sender_domain: Lookup::Absent,
-        claims: Vec::new(),
-        by_network: Vec::new(),
-    }
-}
-
 fn claim(pattern: &str, vouched: Vec<Lookup<Arc<AcceptedDomain>>>) -> Claim {
-    let pattern = DomainPattern::parse(pattern).expect("a name");
-    Claim { owned: owned(connector("hq", &["mail.contoso.com"])), pattern, vouched }
+    Claim { pattern: DomainPattern::parse(pattern).expect("a name"), vouched }
 }
 
 #[test]
@@ -422,9 +406,11 @@ fn rules_30_and_31_which_domains_vouch_for_a_certificate_name() {
 #[test]
 fn rule_20_attribution_that_cannot_look_a_domain_up_is_temporary() {
     let peer = Peer::new("203.0.113.1".parse().expect("an address"));
-    let accepted = || Lookup::Found(Arc::new(contoso()));
+    let mut owner = tenant("EUR", &["EUR"]);
+    owner.inbound_connectors = vec![Arc::new(connector("hq", &["mail.contoso.com"]))];
+    let accepted = || Lookup::Found(Arc::new(domain(owner.clone(), None)));
     let attributed = |claims, sender_domain| {
-        let facts = ClientFacts { claims, sender_domain, ..facts(&peer) };
+        let facts = ClientFacts { peer: &peer, sender: None, sender_domain, claims, at_address: None };
         attribute(&facts, &mut Trail::off()).map(|attribution| attribution.transport())
     };
     // The sender's domain, unless the certificate is enough.

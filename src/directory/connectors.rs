@@ -1,22 +1,22 @@
-//! Connectors: which inbound connectors a client may be of, by certificate name and by source network.
+//! Connectors: which certificate names and source networks mean anything to any tenant's own servers.
 //!
-//! An index over all tenants, so that a MAIL costs a few hash lookups however many tenants there are.
-//! Whether a connector it finds really counts is `decision`'s.
+//! An index over the on-premises connectors of all tenants, so that a MAIL costs a few hash lookups however
+//! many tenants there are, and however many share a name or a network. What it finds is a hint: whether
+//! a connector counts is `decision`'s. Partner connectors are looked for in the one tenant they matter to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use crate::mail::{Domain, DomainPattern, OwnedConnector, Tenant};
+use crate::mail::{ConnectorKind, Domain, DomainPattern, OwnedConnector, Tenant};
 
-/// Built as tenants are added; in each list the order of the file.
+/// Built as tenants are added.
 #[derive(Debug, Default)]
 pub(super) struct Connectors {
-    by_name: HashMap<Box<str>, Vec<OwnedConnector>>,
-    /// By the parent in `*.parent`.
-    by_parent: HashMap<Box<str>, Vec<OwnedConnector>>,
+    names: HashSet<DomainPattern>,
+    /// In each list the order of the file.
     by_network: HashMap<Ipv4Net, Vec<OwnedConnector>>,
     /// The prefix lengths in use: nine at most, and none where nobody names a network.
     prefixes: BTreeSet<u8>,
@@ -24,58 +24,45 @@ pub(super) struct Connectors {
 
 impl Connectors {
     pub(super) fn add(&mut self, tenant: &Arc<Tenant>) {
-        for connector in &tenant.inbound_connectors {
-            let owned = OwnedConnector { tenant: Arc::clone(tenant), connector: Arc::clone(connector) };
-            for pattern in &connector.certificate_names {
-                let (index, name) = match pattern {
-                    DomainPattern::Exact(name) => (&mut self.by_name, name),
-                    DomainPattern::Below(parent) => (&mut self.by_parent, parent),
-                    // No certificate name: it would be everybody's.
-                    DomainPattern::All => continue,
-                };
-                index.entry(name.as_str().into()).or_default().push(owned.clone());
-            }
+        let own = tenant.inbound_connectors.iter().filter(|one| one.kind == ConnectorKind::OnPremises);
+        for connector in own {
+            self.names.extend(connector.certificate_names.iter().cloned());
             for network in &connector.source_ips {
                 self.prefixes.insert(network.prefix_len());
-                self.by_network.entry(network.trunc()).or_default().push(owned.clone());
+                let owned = OwnedConnector { tenant: Arc::clone(tenant), connector: Arc::clone(connector) };
+                self.by_network.entry(network.trunc()).or_default().push(owned);
             }
         }
     }
 
-    /// With each the certificate name by which it was found, the most exact first.
-    pub(super) fn by_name(&self, name: &str) -> Vec<(DomainPattern, OwnedConnector)> {
+    /// The certificate names of connectors that a verified name matches, the most exact first.
+    pub(super) fn patterns(&self, name: &str) -> Vec<DomainPattern> {
+        if self.names.is_empty() {
+            return Vec::new();
+        }
+        let known = |pattern: &DomainPattern| self.names.contains(pattern);
         match DomainPattern::parse(name) {
-            Ok(DomainPattern::Exact(domain)) => self.by_exact_name(&domain),
+            Ok(DomainPattern::Exact(domain)) => {
+                let parents = domain.parents().filter_map(|parent| Domain::parse(parent).ok());
+                let wildcards: Vec<_> = parents.map(DomainPattern::Below).filter(known).collect();
+                Some(DomainPattern::Exact(domain)).filter(known).into_iter().chain(wildcards).collect()
+            }
             // What a wildcard certificate proves is the wildcard, not any one name below it.
-            Ok(DomainPattern::Below(parent)) => self.below(parent.as_str()).collect(),
+            Ok(wildcard @ DomainPattern::Below(_)) => Some(wildcard).filter(known).into_iter().collect(),
             Ok(DomainPattern::All) | Err(_) => Vec::new(),
         }
     }
 
-    fn by_exact_name(&self, domain: &Domain) -> Vec<(DomainPattern, OwnedConnector)> {
-        let exact = self.by_name.get(domain.as_str()).into_iter().flatten();
-        let exact = exact.map(|owned| (DomainPattern::Exact(domain.clone()), owned.clone()));
-        let parents = if self.by_parent.is_empty() { None } else { Some(domain.parents()) };
-        exact.chain(parents.into_iter().flatten().flat_map(|parent| self.below(parent))).collect()
-    }
-
-    fn below(&self, parent: &str) -> impl Iterator<Item = (DomainPattern, OwnedConnector)> {
-        let found = self.by_parent.get_key_value(parent).into_iter();
-        found.flat_map(|(parent, list)| {
-            let parent = Domain::parse(parent).expect("the keys are names of domains");
-            list.iter().map(move |owned| (DomainPattern::Below(parent.clone()), owned.clone()))
-        })
-    }
-
-    /// The most exact network first.
-    pub(super) fn by_ip(&self, ip: IpAddr) -> Vec<OwnedConnector> {
-        let IpAddr::V4(ip) = ip else { return Vec::new() };
+    /// The connector that sends for this sender from this address: the first of the most exact network.
+    pub(super) fn at(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&OwnedConnector> {
+        let IpAddr::V4(ip) = ip else { return None };
         let networks = self
             .prefixes
             .iter()
             .rev()
             .map(|length| Ipv4Net::new(ip, *length).expect("a length that a network had").trunc());
-        networks.filter_map(|network| self.by_network.get(&network)).flatten().cloned().collect()
+        let mut there = networks.filter_map(|network| self.by_network.get(&network)).flatten();
+        there.find(|owned| owned.connector.covers_sender(sender))
     }
 }
 
@@ -84,8 +71,8 @@ mod tests {
     use super::*;
     use crate::mail::{ConnectorKind, InboundConnector, Region, Residency};
 
-    fn connector(name: &str, certificate_names: &[&str], source_ips: &[&str]) -> Arc<InboundConnector> {
-        Arc::new(InboundConnector {
+    fn connector(name: &str, certificate_names: &[&str], source_ips: &[&str]) -> InboundConnector {
+        InboundConnector {
             name: name.into(),
             kind: ConnectorKind::OnPremises,
             certificate_names: certificate_names
@@ -97,7 +84,7 @@ mod tests {
             require_tls: false,
             restrict_to_ip: false,
             restrict_to_certificate: false,
-        })
+        }
     }
 
     fn index() -> Connectors {
@@ -106,11 +93,22 @@ mod tests {
             (
                 "contoso",
                 vec![
-                    connector("hq", &["mail.contoso.com", "*.contoso.com"], &["198.51.100.7/32"]),
-                    connector("branch", &["*.branch.contoso.com"], &["198.51.100.9/24", "203.0.113.64/26"]),
+                    connector("hq", &["mail.contoso.com", "*.contoso.com"], &["198.51.100.7/32"]).into(),
+                    Arc::new(InboundConnector {
+                        sender_domains: vec![DomainPattern::parse("contoso.com").expect("a domain")],
+                        ..connector(
+                            "branch",
+                            &["*.branch.contoso.com"],
+                            &["198.51.100.9/24", "203.0.113.64/26"],
+                        )
+                    }),
+                    Arc::new(InboundConnector {
+                        kind: ConnectorKind::Partner,
+                        ..connector("partner", &["mx.partner.example"], &["192.0.2.1/32"])
+                    }),
                 ],
             ),
-            ("fabrikam", vec![connector("hq", &["mail.contoso.com"], &["198.51.100.0/24"])]),
+            ("fabrikam", vec![connector("hq", &["mail.contoso.com"], &["198.51.100.0/24"]).into()]),
         ] {
             index.add(&Arc::new(Tenant {
                 id: id.into(),
@@ -130,55 +128,47 @@ mod tests {
         index
     }
 
-    fn called(owned: &OwnedConnector) -> String {
-        format!("{}/{}", owned.tenant.id, owned.connector.name)
-    }
-
     #[test]
-    fn names_find_exact_connectors_first_and_wildcards_by_every_parent() {
+    fn names_find_the_exact_one_first_and_wildcards_by_every_parent() {
         let index = index();
         for (name, found) in [
-            (
-                "Mail.Contoso.COM",
-                vec![
-                    "mail.contoso.com contoso/hq",
-                    "mail.contoso.com fabrikam/hq",
-                    "*.contoso.com contoso/hq",
-                ],
-            ),
-            ("a.branch.contoso.com", vec!["*.branch.contoso.com contoso/branch", "*.contoso.com contoso/hq"]),
-            ("h.sub.contoso.com", vec!["*.contoso.com contoso/hq"]),
-            ("*.contoso.com", vec!["*.contoso.com contoso/hq"]),
+            ("Mail.Contoso.COM", vec!["mail.contoso.com", "*.contoso.com"]),
+            ("a.branch.contoso.com", vec!["*.branch.contoso.com", "*.contoso.com"]),
+            ("h.sub.contoso.com", vec!["*.contoso.com"]),
+            ("*.contoso.com", vec!["*.contoso.com"]),
             // A wildcard certificate proves neither a name below it nor a wildcard above it.
             ("*.mail.contoso.com", vec![]),
             ("contoso.com", vec![]),
+            ("mx.partner.example", vec![]),
             ("com", vec![]),
             ("*", vec![]),
             ("Contoso Ltd", vec![]),
             ("", vec![]),
         ] {
-            let by_name = index.by_name(name);
-            let by_name: Vec<String> =
-                by_name.iter().map(|(pattern, owned)| format!("{pattern} {}", called(owned))).collect();
-            assert_eq!(by_name, found, "{name}");
+            let patterns: Vec<String> = index.patterns(name).iter().map(ToString::to_string).collect();
+            assert_eq!(patterns, found, "{name}");
         }
+        assert!(Connectors::default().patterns("mail.contoso.com").is_empty());
     }
 
     #[test]
-    fn addresses_find_the_most_exact_network_first() {
+    fn addresses_find_the_most_exact_network_whose_connector_sends_for_the_sender() {
         let index = index();
-        for (ip, found) in [
-            ("198.51.100.7", vec!["contoso/hq", "contoso/branch", "fabrikam/hq"]),
-            ("198.51.100.8", vec!["contoso/branch", "fabrikam/hq"]),
-            ("203.0.113.127", vec!["contoso/branch"]),
-            ("203.0.113.128", vec![]),
-            ("198.51.101.7", vec![]),
-            ("2001:db8::1", vec![]),
+        let contoso = Domain::parse("contoso.com").expect("a domain");
+        for (ip, sender, found) in [
+            ("198.51.100.7", None, Some("contoso/hq")),
+            ("198.51.100.8", Some(&contoso), Some("contoso/branch")),
+            ("198.51.100.8", None, Some("fabrikam/hq")),
+            ("203.0.113.127", Some(&contoso), Some("contoso/branch")),
+            ("203.0.113.127", None, None),
+            ("203.0.113.128", Some(&contoso), None),
+            ("198.51.101.7", None, None),
+            ("192.0.2.1", None, None),
+            ("2001:db8::1", None, None),
         ] {
-            let by_ip: Vec<String> =
-                index.by_ip(ip.parse().expect("an address")).iter().map(called).collect();
-            assert_eq!(by_ip, found, "{ip}");
+            let at = index.at(ip.parse().expect("an address"), sender);
+            let at = at.map(|owned| format!("{}/{}", owned.tenant.id, owned.connector.name));
+            assert_eq!(at.as_deref(), found, "{ip}");
         }
-        assert!(Connectors::default().by_ip("198.51.100.7".parse().expect("an address")).is_empty());
     }
 }

@@ -51,15 +51,15 @@ impl Directory {
         }
     }
 
-    /// The inbound connectors that a name in a verified certificate matches, each with the name by which
-    /// it does, the most exact first. Held in memory whatever the source: every MAIL asks.
-    pub fn connectors_by_name(&self, name: &str) -> Vec<(DomainPattern, OwnedConnector)> {
-        self.table.load().connectors_by_name(name)
+    /// The certificate names of on-premises connectors that a verified name matches, the most exact first.
+    /// Held in memory whatever the source: every MAIL asks.
+    pub fn certificate_patterns(&self, name: &str) -> Vec<DomainPattern> {
+        self.table.load().certificate_patterns(name)
     }
 
-    /// The inbound connectors whose source networks hold this address, the most exact network first.
-    pub fn connectors_by_ip(&self, ip: IpAddr) -> Vec<OwnedConnector> {
-        self.table.load().connectors_by_ip(ip)
+    /// The on-premises connector that sends for this sender from this address: the most exact network's.
+    pub fn connector_at(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<OwnedConnector> {
+        self.table.load().connector_at(ip, sender).cloned()
     }
 
     /// All of it, as of now.

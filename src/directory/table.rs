@@ -62,15 +62,14 @@ impl Table {
         })
     }
 
-    /// The inbound connectors that a name in a verified certificate matches, each with the name by which
-    /// it does, the most exact first.
-    pub fn connectors_by_name(&self, name: &str) -> Vec<(DomainPattern, OwnedConnector)> {
-        self.connectors.by_name(name)
+    /// The certificate names of on-premises connectors that a verified name matches, the most exact first.
+    pub fn certificate_patterns(&self, name: &str) -> Vec<DomainPattern> {
+        self.connectors.patterns(name)
     }
 
-    /// The inbound connectors whose source networks hold this address, the most exact network first.
-    pub fn connectors_by_ip(&self, ip: IpAddr) -> Vec<OwnedConnector> {
-        self.connectors.by_ip(ip)
+    /// The on-premises connector that sends for this sender from this address: the most exact network's.
+    pub fn connector_at(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&OwnedConnector> {
+        self.connectors.at(ip, sender)
     }
 
     /// By primary address or alias; at a matched subdomain only the address as given.

@@ -17,8 +17,8 @@ use crate::decision::{
 };
 use crate::directory::Directory;
 use crate::mail::{
-    AcceptedDomain, Address, ConnectorKind, Domain, DomainPattern, Envelope, Lookup, OwnedConnector, Peer,
-    Region, Residency, Tenant, Transport, User,
+    AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant,
+    Transport, User,
 };
 
 /// What RCPT TO asks for.
@@ -117,23 +117,20 @@ impl Inquiry {
         };
         let mut claims = Vec::new();
         for name in peer.verified_names() {
-            for (pattern, owned) in self.directory.connectors_by_name(name) {
-                claims.push(self.claim(pattern, owned).await);
+            for pattern in self.directory.certificate_patterns(name) {
+                claims.push(self.claim(pattern).await);
             }
         }
-        let by_network = self.directory.connectors_by_ip(peer.ip);
-        ClientFacts { peer, sender, sender_domain, claims, by_network }
+        let at_address = self.directory.connector_at(peer.ip, sender);
+        ClientFacts { peer, sender, sender_domain, claims, at_address }
     }
 
-    async fn claim(&self, pattern: DomainPattern, owned: OwnedConnector) -> Claim {
+    async fn claim(&self, pattern: DomainPattern) -> Claim {
         let mut vouched = Vec::new();
-        // A partner's name need not be accepted anywhere.
-        if owned.connector.kind == ConnectorKind::OnPremises {
-            for domain in vouching_domains(&pattern) {
-                vouched.push(self.domain(&domain).await);
-            }
+        for domain in vouching_domains(&pattern) {
+            vouched.push(self.domain(&domain).await);
         }
-        Claim { owned, pattern, vouched }
+        Claim { pattern, vouched }
     }
 
     /// May this recipient be accepted here, and where does its mail go?

@@ -130,9 +130,17 @@ pub struct InboundConnector {
 
 impl InboundConnector {
     pub fn covers_ip(&self, ip: IpAddr) -> bool {
+        self.ip_specificity(ip).is_some()
+    }
+
+    /// The prefix length of the most exact of its networks that holds this address.
+    pub fn ip_specificity(&self, ip: IpAddr) -> Option<u8> {
         match ip {
-            IpAddr::V4(v4) => self.source_ips.iter().any(|net| net.contains(&v4)),
-            IpAddr::V6(_) => false,
+            IpAddr::V4(v4) => {
+                let networks = self.source_ips.iter().filter(|net| net.contains(&v4));
+                networks.map(ipnet::Ipv4Net::prefix_len).max()
+            }
+            IpAddr::V6(_) => None,
         }
     }
 
