@@ -160,11 +160,11 @@ impl Owned<'_> {
 fn by_certificate<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Result<Option<Owned<'f>>, Reason> {
     let mut best: Option<(Exactness, &Claim, Owned<'f>)> = None;
     for claim in &facts.claims {
-        let Some((vouching, found)) = connector_of(facts, claim)? else {
+        let Some(found) = connector_of(facts, claim)? else {
             trail.step("31", || unvouched(claim));
             continue;
         };
-        let exactness = Exactness::of(facts, claim, vouching, found.tenant);
+        let exactness = Exactness::of(facts, claim, found.tenant);
         // Among equals the first stays.
         if best.is_none_or(|(best, ..)| exactness > best) {
             best = Some((exactness, claim, found));
@@ -182,15 +182,15 @@ fn by_certificate<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Result<O
     }))
 }
 
-/// The connector that names the claim's certificate in a tenant that accepts one of its domains, and which
-/// of them. A lookup that failed might have found one: temporary (rule 20).
-fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<(usize, Owned<'f>)>, Reason> {
-    let found = claim.vouched.iter().enumerate().find_map(|(place, lookup)| match lookup {
+/// The connector that names the claim's certificate in a tenant that accepts one of its domains, the name
+/// itself before its parent. A lookup that failed might have found one: temporary (rule 20).
+fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<Owned<'f>>, Reason> {
+    let found = claim.vouched.iter().find_map(|lookup| match lookup {
         Lookup::Found(domain) => {
             let tenant = &domain.tenant;
             let mut own = on_premises(tenant, facts.sender);
             let connector = own.find(|one| one.certificate_names.contains(&claim.pattern))?;
-            Some((place, Owned { tenant, connector }))
+            Some(Owned { tenant, connector })
         }
         Lookup::Absent | Lookup::Failed => None,
     });
@@ -225,21 +225,19 @@ fn unvouched(claim: &Claim) -> String {
 struct Exactness {
     /// A name is more exact than a wildcard, and that than one with fewer labels.
     labels: usize,
-    /// The name itself is accepted, not only what is left without its first label.
-    itself: bool,
     /// Between tenants that share a certificate the sender decides.
     of_sender: bool,
 }
 
 impl Exactness {
-    fn of(facts: &ClientFacts<'_>, claim: &Claim, vouching: usize, tenant: &Tenant) -> Self {
+    fn of(facts: &ClientFacts<'_>, claim: &Claim, tenant: &Tenant) -> Self {
         let labels = match &claim.pattern {
             DomainPattern::All => 0,
             DomainPattern::Below(parent) => parent.as_str().split('.').count(),
             DomainPattern::Exact(_) => usize::MAX,
         };
         let of_sender = facts.sender_tenant().is_some_and(|of_sender| of_sender.id == tenant.id);
-        Self { labels, itself: vouching == 0, of_sender }
+        Self { labels, of_sender }
     }
 }
 

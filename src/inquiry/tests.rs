@@ -71,6 +71,15 @@ const DIRECTORY: &str = r#"
     type = "partner"
     sender_domains = ["secretive.example"]
     require_tls = true
+    [[tenant.inbound_connector]]
+    name = "lab-secure"
+    type = "on-premises"
+    source_ips = ["198.18.0.16/28"]
+    require_tls = true
+    [[tenant.inbound_connector]]
+    name = "lab"
+    type = "on-premises"
+    source_ips = ["198.18.0.30", "198.18.0.0/24"]
     [[tenant.outbound_connector]]
     name = "to-relay"
     recipient_domains = ["*.relay.contoso.com", "relay.contoso.com", "supplier.example"]
@@ -86,8 +95,18 @@ const DIRECTORY: &str = r#"
     [[tenant.inbound_connector]]
     name = "shared"
     type = "on-premises"
-    certificate_names = ["mail.fabrikam.com", "mail.contoso.com"]
+    certificate_names = ["mail.fabrikam.com", "mail.contoso.com", "mx.fabrikam.com"]
     source_ips = ["198.51.100.0/24"]
+
+    [[tenant]]
+    id = "subsidiary"
+    default_region = "EUR"
+    [[tenant.domain]]
+    name = "mx.fabrikam.com"
+    [[tenant.inbound_connector]]
+    name = "mx"
+    type = "on-premises"
+    certificate_names = ["mx.fabrikam.com"]
 
     [[tenant]]
     id = "locked"
@@ -249,6 +268,8 @@ async fn rule_30_the_most_exact_name_wins_then_the_senders_tenant() {
     let deep = Tls(&["a.relay.contoso.com", "mail.fabrikam.com"]);
     holds(&[
         (STRANGER, deep, FOREIGN, FOREIGN, "fabrikam/shared, internet:foreign.example"),
+        // The name itself before its parent, whosever the sender.
+        (STRANGER, Tls(&["mx.fabrikam.com"]), BOB, FOREIGN, "subsidiary/mx, internet:foreign.example"),
         (STRANGER, both, ANNA, FOREIGN, "contoso/hq, internet:foreign.example"),
         (STRANGER, both, BOB, FOREIGN, "fabrikam/shared, internet:foreign.example"),
         (STRANGER, both, "", FOREIGN, "fabrikam/shared, internet:foreign.example"),
@@ -369,6 +390,11 @@ async fn rule_37_a_connector_that_requires_tls() {
     let secretive = "x@secretive.example";
     holds(&[
         (secure, PlainText, ANNA, FOREIGN, "MAIL tls-needed"),
+        // Of a tenant's own networks the most exact.
+        ("198.18.0.20", PlainText, ANNA, FOREIGN, "MAIL tls-needed"),
+        ("198.18.0.20", PlainText, FOREIGN, ANNA, "MAIL tls-needed"),
+        ("198.18.0.30", PlainText, ANNA, FOREIGN, "contoso/lab, internet:foreign.example"),
+        ("198.18.0.30", PlainText, FOREIGN, ANNA, "incoming, store:EUR"),
         (secure, PlainText, FOREIGN, ANNA, "MAIL tls-needed"),
         (secure, PlainText, "", ANNA, "MAIL tls-needed"),
         (secure, Tls(&[]), ANNA, FOREIGN, "contoso/secure, internet:foreign.example"),
