@@ -1,192 +1,458 @@
-//! Durability: what was acknowledged is delivered, whatever happens to the process or the disk (rules 66, 86).
+//! Durability: what was acknowledged survives, whatever happens to the disk and whenever.
+//!
+//! Every prefix of the recorded disk operations is a crash point: a directory is rebuilt from it with the
+//! unsynced writes kept, dropped or torn, and a spool is opened on it.
+//! `LANDFALL_CRASH_POINTS` says how many crash points a run covers at least.
 
-mod world;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use bytes::Bytes;
+use landfall::chance::Chance;
+use landfall::clock::{Clock, Timestamp};
+use landfall::mail::{Address, BodyType, Envelope, MessageId, Recipient, RemoteReply, Status, Transport};
+use landfall::spool::{
+    Accepted, Content, Disk, End, Error, Finding, NotStored, Notice, Operation, RecipientProgress, Recorder,
+    Recovered, Settings, Spool,
+};
+use tempfile::TempDir;
 
-use world::{CONTOSO, Client, Edge, Folder, Sink, free_address, letter, until};
+const SEGMENT_BYTES: u64 = 16 * 1024;
+const SECTOR_BYTES: usize = 512;
 
-/// How often the edge is killed; `tests/run --long` asks for more.
-fn kills() -> usize {
-    std::env::var("LANDFALL_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        segment_bytes: SEGMENT_BYTES,
+        own_file_above: 3_000,
+        draft_in_memory_bytes: 2_500,
+        min_free_bytes: 0,
+        ..Settings::new(dir.to_owned())
+    }
 }
 
-/// Message-IDs that were answered with 250.
-type Acknowledged = Arc<Mutex<BTreeSet<String>>>;
+/// Memory-backed where there is such a place: thousands of directories are made and thrown away.
+fn room() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a place for files")
+}
 
-/// Sends until the edge is gone; counts only what was acknowledged.
-fn load(address: std::net::SocketAddr, acknowledged: &Acknowledged, over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
-        let Ok(mut client) = Client::try_greeted(address) else { continue };
-        while !over.load(Ordering::Relaxed) {
-            let message = letter("under load");
-            let id =
-                message.split("Message-ID: ").nth(1).and_then(|rest| rest.lines().next()).expect("its own");
-            let recipients = ["anna@contoso.com", "ben@contoso.com"];
-            match client.try_deliver("ann@sender.example", &recipients, &message) {
-                Some(true) => acknowledged.lock().expect("no sender panics").insert(id.to_owned()),
-                Some(false) => continue,
-                None => break,
+fn open(dir: &Path) -> (Spool, Recovered, Arc<Recorder>) {
+    try_open(dir).expect("a spool opens")
+}
+
+fn try_open(dir: &Path) -> Result<(Spool, Recovered, Arc<Recorder>), Error> {
+    let (disk, recorder) = Disk::recording(dir).expect("a directory");
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let (spool, recovered) = Spool::open_on(disk, settings(dir), clock)?;
+    Ok((spool, recovered, recorder))
+}
+
+fn envelope(recipients: usize) -> Envelope {
+    let address = |n: usize| Address::parse(&format!("r{n}@contoso.example")).expect("an address");
+    Envelope {
+        id: MessageId::from_raw(0),
+        received_at: Timestamp::from_millis(1_800_000_000_000),
+        sender: Some(Address::parse("anna@example.net").expect("an address")),
+        recipients: (0..recipients).map(|n| Recipient::new(address(n))).collect(),
+        body: BodyType::default(),
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        transport: Transport::Incoming,
+        tenant: None,
+        peer: None,
+    }
+}
+
+fn body(chance: &mut Chance, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend(chance.next_u64().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+const HEAD: &[u8] = b"Received: from here\r\n";
+
+async fn store(spool: &Spool, recipients: usize, body: &[u8]) -> Result<Accepted, NotStored> {
+    let mut draft = spool.draft();
+    for chunk in body.chunks(1_000) {
+        draft.push(chunk);
+        draft.settle().await?;
+    }
+    draft.commit(envelope(recipients), HEAD.to_vec()).await
+}
+
+async fn bytes_of(content: &Content) -> Vec<u8> {
+    let mut bytes = content.head.to_vec();
+    let mut reader = content.body.reader();
+    while let Some(chunk) = reader.next().await.expect("a body is readable") {
+        bytes.extend_from_slice(&chunk);
+    }
+    assert_eq!(bytes.len() as u64, content.len());
+    bytes
+}
+
+fn ended(recipient: u32) -> (u32, RecipientProgress) {
+    (recipient, RecipientProgress::ended(End::Delivered))
+}
+
+fn deferred(recipient: u32, attempts: u32) -> (u32, RecipientProgress) {
+    let last = RemoteReply::ours("store", Status::new(4, 4, 1), "no answer");
+    let next_attempt = Timestamp::from_millis(1_800_000_000_000 + i64::from(attempts) * 1_000);
+    (recipient, RecipientProgress { attempts, next_attempt, last: Some(last), ..Default::default() })
+}
+
+// ---- the model of a disk that loses power ----
+
+#[derive(Default, Clone)]
+struct Platter {
+    files: BTreeMap<u64, PlatterFile>,
+    names: BTreeMap<String, u64>,
+    /// Directory changes that are not durable yet.
+    unsynced_names: Vec<Operation>,
+}
+
+#[derive(Default, Clone)]
+struct PlatterFile {
+    durable: Vec<u8>,
+    unsynced: Vec<Operation>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    /// Everything reached the disk.
+    Nothing,
+    /// Nothing that was not synced did.
+    Unsynced,
+    /// Each sector of each unsynced write did or did not, and so did each directory change.
+    Torn,
+}
+
+impl Platter {
+    fn take(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Create { name: _, file } => {
+                self.files.insert(*file, PlatterFile::default());
+                self.unsynced_names.push(operation.clone());
+            }
+            Operation::Rename { .. } | Operation::Remove { .. } => {
+                self.unsynced_names.push(operation.clone());
+            }
+            Operation::SyncDirectory => {
+                for change in std::mem::take(&mut self.unsynced_names) {
+                    rename(&mut self.names, &change);
+                }
+            }
+            Operation::Write { file, .. }
+            | Operation::Resize { file, .. }
+            | Operation::Allocate { file, .. } => {
+                self.files.entry(*file).or_default().unsynced.push(operation.clone());
+            }
+            Operation::Sync { file } => {
+                let file = self.files.entry(*file).or_default();
+                for change in std::mem::take(&mut file.unsynced) {
+                    change_bytes(&mut file.durable, &change, &mut || true);
+                }
+            }
+        }
+    }
+
+    /// The directory as it is found after the crash.
+    fn write_out(&self, dir: &Path, loss: Loss, chance: &mut Chance) {
+        let mut names = self.names.clone();
+        for change in &self.unsynced_names {
+            let kept = match loss {
+                Loss::Nothing => true,
+                Loss::Unsynced => false,
+                Loss::Torn => chance.below(2) == 0,
             };
+            if kept {
+                rename(&mut names, change);
+            }
+        }
+        for (name, file) in names {
+            let Some(file) = self.files.get(&file) else { continue };
+            let mut bytes = file.durable.clone();
+            for change in &file.unsynced {
+                match loss {
+                    Loss::Nothing => change_bytes(&mut bytes, change, &mut || true),
+                    Loss::Unsynced => {}
+                    Loss::Torn => change_bytes(&mut bytes, change, &mut || chance.below(2) == 0),
+                }
+            }
+            std::fs::write(dir.join(name), bytes).expect("a file is written");
         }
     }
 }
 
-#[test]
-fn rule_86_kill_9_under_load_loses_nothing_that_was_acknowledged() {
-    let sink = Sink::start(&[]);
-    let mut edge = Edge::builder("EUR")
-        .directory(CONTOSO)
-        .relay("NAM", sink.address)
-        .with("[queue]\nfirst_intervals = [\"1s\"]")
-        .start();
-    let acknowledged = Acknowledged::default();
-    let over = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (0..4)
-        .map(|_| {
-            let (address, acknowledged, over) = (edge.address, acknowledged.clone(), over.clone());
-            thread::spawn(move || load(address, &acknowledged, &over))
-        })
-        .collect();
-    let count = || acknowledged.lock().expect("no sender panics").len();
-    for _ in 0..kills() {
-        let before = count();
-        until("a hundred more acknowledged", || (count() >= before + 100).then_some(()));
-        edge.kill();
-        edge.start();
+fn rename(names: &mut BTreeMap<String, u64>, change: &Operation) {
+    match change {
+        Operation::Create { name, file } => {
+            names.insert(name.clone(), *file);
+        }
+        Operation::Rename { from, to } => {
+            if let Some(file) = names.remove(from) {
+                names.insert(to.clone(), file);
+            }
+        }
+        Operation::Remove { name } => {
+            names.remove(name);
+        }
+        Operation::Write { .. }
+        | Operation::Resize { .. }
+        | Operation::Allocate { .. }
+        | Operation::Sync { .. }
+        | Operation::SyncDirectory => unreachable!("not a change of names"),
     }
-    over.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.join().expect("a sender that ends by itself");
-    }
-    let acknowledged = acknowledged.lock().expect("no sender panics").clone();
-    let ids = |letters: Vec<world::Letter>| -> BTreeSet<String> {
-        letters.iter().filter_map(|kept| kept.header("Message-ID")).collect()
-    };
-    edge.wait_for_empty_queue();
-    let at_home = ids(edge.mailbox("anna@contoso.com"));
-    let away = ids(sink.taken().into_iter().map(|taken| taken.message).collect());
-    let lost: Vec<_> =
-        acknowledged.iter().filter(|id| !at_home.contains(*id) || !away.contains(*id)).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged are lost: {lost:?}", lost.len(), acknowledged.len());
 }
 
-#[test]
-fn what_waits_is_there_after_an_orderly_stop() {
-    let at = free_address();
-    let mut edge = Edge::builder("EUR")
-        .directory(CONTOSO)
-        .relay("NAM", at)
-        .with("[queue]\nfirst_intervals = [\"1s\"]")
-        .start();
-    let mut client = edge.client();
-    for number in 0..10 {
-        client.deliver("ann@sender.example", &["ben@contoso.com"], letter(&format!("number {number}")));
+/// Sectors of a write are kept or lost one by one.
+fn change_bytes(bytes: &mut Vec<u8>, change: &Operation, keep: &mut dyn FnMut() -> bool) {
+    let small = |len: u64| usize::try_from(len).expect("small files");
+    match change {
+        Operation::Write { offset, data, .. } => {
+            let offset = small(*offset);
+            let end = offset + data.len();
+            let mut at = offset;
+            while at < end {
+                let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+                if keep() {
+                    if bytes.len() < next {
+                        bytes.resize(next, 0);
+                    }
+                    bytes[at..next].copy_from_slice(&data[at - offset..next - offset]);
+                }
+                at = next;
+            }
+        }
+        Operation::Resize { len, .. } if keep() => bytes.resize(small(*len), 0),
+        Operation::Allocate { len, .. } if keep() && bytes.len() < small(*len) => {
+            bytes.resize(small(*len), 0)
+        }
+        Operation::Resize { .. } | Operation::Allocate { .. } => {}
+        Operation::Create { .. }
+        | Operation::Rename { .. }
+        | Operation::Remove { .. }
+        | Operation::Sync { .. }
+        | Operation::SyncDirectory => unreachable!("not a change of bytes"),
     }
-    client.expect("QUIT", "221 2.0.0 Service closing transmission channel");
-    edge.stop();
-    let sink = Sink::start_at(at, &[]);
-    edge.start();
-    let taken = sink.wait_for(10);
-    edge.wait_for_empty_queue();
-    assert_eq!(taken.len(), 10);
 }
 
-/// A file system of a few megabytes. Mounting needs root; a machine that forbids it gets told.
-struct SmallDisk {
-    at: PathBuf,
-    _folder: Folder,
+// ---- what must be true after a crash ----
+
+#[derive(Default)]
+struct History {
+    messages: BTreeMap<MessageId, Told>,
+    /// A notice and its cause.
+    notices: Vec<(MessageId, MessageId)>,
 }
 
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let folder = Folder::new();
-        let at = folder.join("disk");
-        std::fs::create_dir(&at).expect("our own folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&at)
-            .output()
-            .ok()?;
-        if !mounted.status.success() {
-            println!(
-                "skipped: no file system can be mounted here: {}",
-                String::from_utf8_lossy(&mounted.stderr)
+struct Told {
+    bytes: Vec<u8>,
+    /// After how many operations its commit had returned.
+    acknowledged: Option<usize>,
+    /// After how many operations each recipient's end was first said; it counts from there on, or later.
+    ends: Vec<Option<usize>>,
+}
+
+impl Told {
+    fn may_be_over(&self, at: usize) -> bool {
+        self.ends.iter().all(|end| end.is_some_and(|end| end <= at))
+    }
+}
+
+impl History {
+    async fn hold(&self, at: usize, spool: &Spool, recovered: &Recovered, told: &str) {
+        let live: BTreeMap<MessageId, _> =
+            recovered.messages.iter().map(|message| (message.envelope.id, message)).collect();
+        for finding in &recovered.findings {
+            let harmless =
+                matches!(finding, Finding::TornTail { .. } | Finding::Repaired { part: "index", .. });
+            assert!(harmless, "{told}: {finding}");
+        }
+        let order: Vec<_> = recovered.messages.iter().map(|message| message.envelope.id).collect();
+        assert!(order.is_sorted(), "{told}: in the order received");
+        for (id, message) in &self.messages {
+            let must_be_there =
+                message.acknowledged.is_some_and(|from| from <= at) && !message.may_be_over(at);
+            assert!(!must_be_there || live.contains_key(id), "{told}: {id} was acknowledged and is lost");
+        }
+        for (id, found) in &live {
+            let known = self.messages.get(id).unwrap_or_else(|| panic!("{told}: {id} was never written"));
+            assert!(!found.quarantined, "{told}: {id}");
+            assert_eq!(found.progress.len(), known.ends.len(), "{told}: {id}");
+            for (progress, end) in found.progress.iter().zip(&known.ends) {
+                let early = progress.end.is_some() && end.is_none_or(|end| end > at);
+                assert!(!early, "{told}: a recipient of {id} ended before anyone said so");
+            }
+            let content = spool.read(*id).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+            assert!(bytes_of(&content).await == known.bytes, "{told}: {id} has other bytes");
+        }
+        for (notice, cause) in &self.notices {
+            assert!(
+                !(live.contains_key(notice) && live.contains_key(cause)),
+                "{told}: notice {notice} is there, and its cause {cause} has not ended"
             );
-            return None;
         }
-        Some(Self { at, _folder: folder })
-    }
-
-    fn path(&self) -> &Path {
-        &self.at
     }
 }
 
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that a failed test left behind may still hold a file there.
-        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+/// A random life of a spool, and what was promised when.
+async fn live(seed: u64, steps: usize) -> (Vec<Operation>, History) {
+    let dir = room();
+    let (spool, _, recorder) = open(dir.path());
+    let mut chance = Chance::from_seed(seed);
+    let mut history = History::default();
+    let mut open_ones: Vec<(MessageId, Vec<u32>)> = Vec::new();
+    for _ in 0..steps {
+        match chance.below(12) {
+            0..=4 => {
+                let mut commits = tokio::task::JoinSet::new();
+                for _ in 0..=chance.below(5) {
+                    let len = match chance.below(10) {
+                        0 => 3_000 + chance.below(6_000),
+                        1..=3 => 1_000 + chance.below(1_500),
+                        _ => chance.below(600),
+                    };
+                    let bytes = body(&mut chance, usize::try_from(len).expect("small"));
+                    let recipients = 1 + usize::try_from(chance.below(3)).expect("small");
+                    let spool = spool.clone();
+                    commits.spawn(async move {
+                        let accepted = store(&spool, recipients, &bytes).await.expect("it is stored");
+                        (accepted, recipients, bytes)
+                    });
+                }
+                while let Some(done) = commits.join_next().await {
+                    let (accepted, recipients, bytes) = done.expect("no panic");
+                    let id = accepted.envelope.id;
+                    let told = Told {
+                        bytes: [HEAD, &bytes].concat(),
+                        acknowledged: Some(recorder.len()),
+                        ends: vec![None; recipients],
+                    };
+                    history.messages.insert(id, told);
+                    open_ones.push((id, (0..u32::try_from(recipients).expect("few")).collect()));
+                }
+            }
+            5 => {
+                // A client that goes away leaves nothing behind.
+                let mut draft = spool.draft();
+                draft.push(&body(&mut chance, 5_000));
+                draft.settle().await.expect("it spills");
+            }
+            6 | 7 if !open_ones.is_empty() => {
+                let at = usize::try_from(chance.below(open_ones.len() as u64)).expect("small");
+                let (id, open) = &open_ones[at];
+                spool.record(*id, &[deferred(open[0], 1 + u32::try_from(chance.below(9)).expect("small"))]);
+            }
+            8 | 9 if !open_ones.is_empty() => {
+                for _ in 0..=chance.below(6) {
+                    if open_ones.is_empty() {
+                        break;
+                    }
+                    let at = usize::try_from(chance.below(open_ones.len() as u64)).expect("small");
+                    let (id, open) = &mut open_ones[at];
+                    let recipient = open.pop().expect("open ones have recipients");
+                    history.messages.get_mut(id).expect("told").ends[recipient as usize] =
+                        Some(recorder.len());
+                    spool.record(*id, &[ended(recipient)]);
+                    if open.is_empty() {
+                        open_ones.swap_remove(at);
+                    }
+                }
+            }
+            10 if !open_ones.is_empty() => {
+                let at = usize::try_from(chance.below(open_ones.len() as u64)).expect("small");
+                let (cause, open) = open_ones.swap_remove(at);
+                let id = spool.mint();
+                let bytes = body(&mut chance, 400);
+                let before = recorder.len();
+                let told = &mut history.messages.get_mut(&cause).expect("told").ends;
+                for recipient in &open {
+                    told[*recipient as usize] = Some(before);
+                }
+                let notice =
+                    Notice { envelope: Envelope { id, ..envelope(1) }, content: Bytes::from(bytes.clone()) };
+                let changes = open.iter().map(|recipient| {
+                    (*recipient, RecipientProgress { end: Some(End::Failed), ..Default::default() })
+                });
+                let accepted =
+                    spool.record_with_notice(cause, changes.collect(), notice).await.expect("noted");
+                assert_eq!(accepted.envelope.id, id);
+                let told = Told { bytes, acknowledged: Some(recorder.len()), ends: vec![None] };
+                history.messages.insert(id, told);
+                history.notices.push((id, cause));
+                open_ones.push((id, vec![0]));
+            }
+            11 => spool.tidy().await,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
     }
+    spool.tidy().await;
+    let operations = recorder.operations();
+    (operations, history)
 }
 
-#[test]
-fn rule_60_a_full_disk_refuses_for_now_and_keeps_what_was_acknowledged() {
-    let Some(disk) = SmallDisk::mount("12m") else { return };
-    let at = free_address();
-    let edge = Edge::builder("EUR")
-        .directory(CONTOSO)
-        .relay("NAM", at)
-        .with(&format!(
-            "[node]\nstate_dir = {:?}\n[spool]\nsegment_size = \"1MiB\"\nmin_free = \"1MiB\"\n\
-             [queue]\nfirst_intervals = [\"1s\"]",
-            disk.path()
-        ))
-        .start();
-    let filler = letter("filler") + &format!("{}\r\n", "0123456789".repeat(90)).repeat(200);
-    let mut client = edge.client();
-    let taken = AtomicUsize::new(0);
-    let refusal = until("the disk to be full", || {
-        let mail = client.say("MAIL FROM:<ann@sender.example>");
-        if !mail.starts_with("250 ") {
-            return Some(mail);
-        }
-        client.expect("RCPT TO:<ben@contoso.com>", "250 2.1.5 Recipient OK");
-        let end = client.data(&filler);
-        if end.starts_with("250 ") {
-            taken.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(end)
-    });
-    assert_eq!(refusal, "452 4.3.1 Insufficient system resources");
-    let taken = taken.into_inner();
-    assert!(taken > 10, "a disk of 12 MiB holds some: {taken}");
-    // Rule 60: the connection is kept, and the next MAIL is told the same.
-    client.expect("MAIL FROM:<ann@sender.example>", "452 4.3.1 Insufficient system resources");
-    client.expect("NOOP", "250 2.0.0 OK");
-
-    // A full disk can still be emptied, and then takes mail again.
-    let sink = Sink::start_at(at, &[]);
-    assert_eq!(sink.wait_for(taken).len(), taken);
-    edge.wait_for_empty_queue();
-    until("room again", || client.say("MAIL FROM:<ann@sender.example>").starts_with("250 ").then_some(()));
+fn crash_points_wanted() -> usize {
+    std::env::var("LANDFALL_CRASH_POINTS").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
 }
 
-#[test]
-fn two_daemons_never_share_a_spool() {
-    let edge = Edge::builder("EUR").directory(CONTOSO).start();
-    let other = Edge::builder("EUR")
-        .directory(CONTOSO)
-        .with(&format!("[node]\nstate_dir = {:?}", edge.state()))
-        .offline();
-    let second = other.command(&["serve"]);
-    assert_eq!(second.code, 1, "{second:#?}");
-    edge.client().deliver("ann@sender.example", &["anna@contoso.com"], letter("undisturbed"));
-    edge.wait_for("anna@contoso.com", 1);
+#[tokio::test]
+async fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
+    let wanted = crash_points_wanted();
+    let mut points = 0;
+    let mut seed = 0;
+    let dir = room();
+    while points < wanted {
+        seed += 1;
+        eprintln!("seed {seed}");
+        let (operations, history) = live(seed, 60).await;
+        let mut platter = Platter::default();
+        let mut chance = Chance::from_seed(seed);
+        for at in 0..=operations.len() {
+            if at > 0 {
+                platter.take(&operations[at - 1]);
+            }
+            for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn, Loss::Torn] {
+                let told = format!("seed {seed}, after {at} operations, losing {loss:?}");
+                let crashed = dir.path().join("spool");
+                std::fs::create_dir(&crashed).expect("a directory");
+                platter.write_out(&crashed, loss, &mut chance);
+                let (spool, recovered, _) = open(&crashed);
+                history.hold(at, &spool, &recovered, &told).await;
+                if points % 50 == 0 {
+                    hold_again(&spool, &recovered, &crashed, &told).await;
+                }
+                drop(spool);
+                points += 1;
+                let gone = dir.path().join(format!("gone-{points}"));
+                std::fs::rename(&crashed, &gone).expect("renamed");
+                std::fs::remove_dir_all(&gone).or_else(|_| std::fs::remove_dir_all(&gone)).expect("removed");
+            }
+        }
+    }
+    println!("{points} crash points, {seed} seeds");
+}
+
+/// Tidying what was recovered, closing and opening again changes nothing of it.
+async fn hold_again(spool: &Spool, recovered: &Recovered, dir: &Path, told: &str) {
+    let before: BTreeSet<_> = recovered.messages.iter().map(|message| message.envelope.id).collect();
+    spool.tidy().await;
+    spool.clone().close().await;
+    let copy = dir.with_extension("copy");
+    std::fs::create_dir(&copy).expect("a directory");
+    for entry in std::fs::read_dir(dir).expect("readable") {
+        let entry = entry.expect("readable");
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
+    }
+    let (again, recovered_again, _) = open(&copy);
+    let after: BTreeSet<_> = recovered_again.messages.iter().map(|message| message.envelope.id).collect();
+    assert_eq!(before, after, "{told}: after tidying");
+    let mut messages = recovered.messages.iter().zip(&recovered_again.messages);
+    assert!(messages.all(|(one, two)| one.progress == two.progress), "{told}: progress after tidying");
+    again.close().await;
+    std::fs::remove_dir_all(&copy).expect("removed");
 }

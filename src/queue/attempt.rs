@@ -85,7 +85,13 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
                 state.workers -= 1;
                 return None;
             }
-            if let Some(job) = state.lane.take(core.clock.now()) {
+            let now = core.clock.now();
+            if let Some(job) = state.lane.take(now) {
+                let more = core.takes_on(&mut state, now);
+                drop(state);
+                if more {
+                    core.start_worker(road);
+                }
                 return Some(job);
             }
             state.idle += 1;
@@ -187,6 +193,7 @@ async fn decide_again(
             attempts: job.attempts,
             interval: job.interval,
             next_attempt: now,
+            unreached: false,
             last: job.last.clone(),
         };
         if undecided {
@@ -334,6 +341,7 @@ async fn conclude(
         None
     } else {
         put_off(core, &mut job, result.reply.clone(), waiting);
+        job.unreached = health == Health::Unreached;
         let reply = job.last.clone().unwrap_or_else(|| reason_reply(&Reason::Overloaded));
         note_deferred(core, &job, &name, &reply);
         changes.extend(job.recipients.iter().map(|index| (*index, progress_of(&job))));

@@ -23,6 +23,8 @@ pub(super) struct Job {
     /// The wait before this attempt; the next one is not shorter.
     pub interval: Duration,
     pub next_attempt: Timestamp,
+    /// The last attempt did not reach the next hop: due as soon as that is back, whatever was scheduled.
+    pub unreached: bool,
     pub last: Option<RemoteReply>,
 }
 
@@ -46,6 +48,7 @@ impl Job {
         self.recipients.dedup();
         self.attempts = self.attempts.max(other.attempts);
         self.interval = self.interval.max(other.interval);
+        self.unreached |= other.unreached;
         self.content = self.content.take().or(other.content);
         self.last = self.last.take().or(other.last);
     }

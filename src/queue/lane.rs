@@ -189,6 +189,8 @@ impl Lane {
                     self.add_waiting(job);
                 }
                 self.release_for(&took);
+                // After a restart or a reload the road counts as open, and what it did not reach waits here.
+                self.release(|job| job.unreached);
                 self.come_back()
             }
             Health::PutOff { recipient } => {
@@ -430,6 +432,7 @@ mod tests {
             attempts: 0,
             interval: Duration::ZERO,
             next_attempt: at(0),
+            unreached: false,
             last: None,
         }
     }
@@ -586,6 +589,27 @@ mod tests {
         lane.settle(probe.id(), None, Health::Works { took }, Some(&reply()), at(360));
         let drained: Vec<u64> = std::iter::from_fn(|| take_id(&mut lane, at(360))).collect();
         assert_eq!(drained, [2, 3, 4]);
+    }
+
+    #[test]
+    fn what_a_restart_found_unreached_leaves_with_the_first_success() {
+        let mut lane = lane();
+        for number in 1..=3 {
+            let mut job = put_off(job(number, "anna@contoso.com"), at(600 + number), 600);
+            job.unreached = number != 2;
+            job.envelope = Arc::new(Envelope {
+                recipients: vec![Recipient::new(
+                    Address::parse(&format!("user{number}@contoso.com")).expect("an address"),
+                )],
+                ..(*job.envelope).clone()
+            });
+            lane.add_waiting(job);
+        }
+        lane.add(job(4, "ben@contoso.com"));
+        assert_eq!(take_id(&mut lane, at(1)), Some(4));
+        lane.settle(MessageId::from_raw(4), None, Health::Works { took: Vec::new() }, None, at(1));
+        assert_eq!([take_id(&mut lane, at(1)), take_id(&mut lane, at(1))], [Some(1), Some(3)]);
+        assert_eq!(take_id(&mut lane, at(1)), None, "what was put off by itself keeps its time");
     }
 
     #[test]

@@ -97,6 +97,10 @@ struct RoadState {
 }
 
 impl Road {
+    fn is_undecided(&self) -> bool {
+        self.lock().lane.name == NextHopName::Undecided
+    }
+
     fn lock(&self) -> MutexGuard<'_, RoadState> {
         self.state.lock().expect("no code panics while it holds a lane")
     }
@@ -155,6 +159,7 @@ impl Queue {
                     attempts: progress.attempts,
                     interval: Duration::from_secs(progress.interval_s),
                     next_attempt: progress.next_attempt,
+                    unreached: progress.unreached,
                     last: progress.last.clone(),
                 };
                 self.0.enqueue(job, now).await;
@@ -178,7 +183,11 @@ impl Queue {
                     Vec::new()
                 }
             };
-            for job in jobs {
+            for mut job in jobs {
+                // The new configuration may be the cure: what did not get through tries again at once.
+                if job.unreached || road.is_undecided() {
+                    job.next_attempt = now;
+                }
                 self.0.enqueue(job, now).await;
             }
         }
@@ -289,6 +298,7 @@ impl Core {
             attempts: 0,
             interval: Duration::ZERO,
             next_attempt: now,
+            unreached: false,
             last: None,
         };
         self.budget(&mut job);
@@ -339,6 +349,7 @@ impl Core {
                 attempts: job.attempts,
                 interval: job.interval,
                 next_attempt: job.next_attempt,
+                unreached: job.unreached,
                 last: job.last.clone(),
             };
             if next_hop.name == NextHopName::Undecided && part.next_attempt <= now {
@@ -399,22 +410,26 @@ impl Core {
         road
     }
 
+    /// Whether a worker more is worth its connection: none is idle, and jobs pile up behind those that
+    /// work. Counts the new one at once.
+    fn takes_on(&self, state: &mut RoadState, now: Timestamp) -> bool {
+        let limit = self.settings.load().connections_per_next_hop;
+        let wanted = state.lane.runnable(now).div_ceil(4).min(limit);
+        let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
+        state.workers += usize::from(start);
+        start
+    }
+
+    fn start_worker(self: &Arc<Self>, road: &Arc<Road>) {
+        self.workers.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(attempt::supervise(self.clone(), road.clone()));
+    }
+
     /// Lets an idle worker look, or starts one when all are busy and another is allowed.
     fn wake(self: &Arc<Self>, road: &Arc<Road>) {
-        let limit = self.settings.load().connections_per_next_hop;
-        let start = {
-            let mut state = road.lock();
-            let runnable = state.lane.runnable(self.clock.now());
-            // A worker takes one job after another: a second one is worth its connection only when jobs
-            // pile up behind the first.
-            let wanted = runnable.div_ceil(4).min(limit);
-            let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
-            state.workers += usize::from(start);
-            start
-        };
+        let start = self.takes_on(&mut road.lock(), self.clock.now());
         if start {
-            self.workers.fetch_add(1, Ordering::AcqRel);
-            tokio::spawn(attempt::supervise(self.clone(), road.clone()));
+            self.start_worker(road);
         } else {
             road.work.notify_one();
         }
@@ -464,8 +479,7 @@ impl Core {
             start
         };
         if start {
-            self.workers.fetch_add(1, Ordering::AcqRel);
-            tokio::spawn(attempt::supervise(self.clone(), road.clone()));
+            self.start_worker(road);
         } else {
             road.work.notify_one();
         }
@@ -516,6 +530,7 @@ fn progress_of(job: &Job) -> RecipientProgress {
         attempts: job.attempts,
         interval_s: job.interval.as_secs(),
         next_attempt: job.next_attempt,
+        unreached: job.unreached,
         last: job.last.clone(),
         ..RecipientProgress::default()
     }

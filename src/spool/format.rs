@@ -306,10 +306,18 @@ pub(super) struct QuarantineMeta {
     pub(super) why: String,
 }
 
-/// Appends the entry of one record to a sealed segment's index: its offset, header and JSON.
-pub(super) fn push_index_entry(index: &mut Vec<u8>, offset: u32, header_and_meta: &[u8]) {
+/// Appends the entry of one record to a sealed segment's index: its offset, header and JSON. Under another
+/// salt, so that the search for records in a torn index does not take entries for records.
+pub(super) fn push_index_entry(
+    index: &mut Vec<u8>,
+    salt: u64,
+    offset: u32,
+    header: &RecordHeader,
+    meta: &[u8],
+) {
     index.extend(offset.to_le_bytes());
-    index.extend_from_slice(header_and_meta);
+    index.extend(header.encode(!salt));
+    index.extend_from_slice(meta);
 }
 
 /// The entries of an index, or `None` when it makes no sense.
@@ -317,7 +325,7 @@ pub(super) fn index_entries(salt: u64, mut index: &[u8]) -> Option<Vec<(u32, Rec
     let mut entries = Vec::new();
     while !index.is_empty() {
         let offset = u32::from_le_bytes(index.get(..4)?.try_into().ok()?);
-        let header = RecordHeader::decode(salt, index.get(4..)?)?;
+        let header = RecordHeader::decode(!salt, index.get(4..)?)?;
         let meta_end = (4 + RECORD_HEADER_BYTES).checked_add(header.meta_bytes as usize)?;
         entries.push((offset, header, index.get(4 + RECORD_HEADER_BYTES..meta_end)?));
         index = &index[meta_end..];

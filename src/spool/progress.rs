@@ -32,6 +32,9 @@ pub struct RecipientProgress {
     /// Seconds waited before that attempt: the next wait is not shorter (rule 82).
     #[serde(default, skip_serializing_if = "is_no_wait")]
     pub interval_s: u64,
+    /// The last attempt did not reach the next hop: it is due as soon as that is back (rule 84).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unreached: bool,
     /// Held by the operator: kept, not attempted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub held: bool,
@@ -50,6 +53,7 @@ impl Default for RecipientProgress {
             attempts: 0,
             next_attempt: long_ago(),
             interval_s: 0,
+            unreached: false,
             held: false,
             delay_notified: false,
             last: None,

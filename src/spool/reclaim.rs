@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::commit::Note;
 use super::disk::DiskFile;
 use super::format::{
-    Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader, body_name,
-    encode_trailer, push_index_entry, spare_name,
+    Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
+    SEGMENT_HEADER_BYTES, body_name, encode_trailer, push_index_entry, spare_name,
 };
 use super::index::{Entry, Stage};
 use super::progress::RecipientProgress;
@@ -122,7 +122,7 @@ impl Inner {
             sequence = sequence.max(header.sequence);
             // A message that is finished needs no finding again. Everything about others stays.
             if header.kind != Kind::Message || self.index().contains(header.id) {
-                push_index_entry(&mut entries, *offset, &bytes);
+                push_index_entry(&mut entries, salt, *offset, &header, &bytes[RECORD_HEADER_BYTES..]);
             }
         }
         let meta_bytes = u32::try_from(entries.len()).expect("an index is shorter than its segment");
@@ -278,9 +278,12 @@ impl Inner {
             if bytes <= 2 * index.live.bytes + allowance {
                 return Ok(false);
             }
+            // Headers and indexes are no waste: rewriting would only make new ones, for ever.
             let waste = |log| {
                 let closed = index.log_segments(log).filter(|(_, segment)| segment.stage == Stage::Sealed);
-                closed.map(|(_, segment)| segment.file_bytes.saturating_sub(segment.live_bytes)).sum::<u64>()
+                closed
+                    .map(|(_, segment)| segment.used - SEGMENT_HEADER_BYTES - segment.live_bytes)
+                    .sum::<u64>()
             };
             let readable = |log: &LogName| index.front(*log).is_some_and(|(_, segment)| !segment.damaged);
             LogName::BOTH.into_iter().filter(readable).map(|log| (waste(log), log)).max()
@@ -297,7 +300,7 @@ impl Inner {
         let Some(tail) = &writer.deferred else { return Ok(false) };
         let (number, used) = (tail.number, tail.used);
         let live = self.index().segments.get(&(LogName::Deferred, number)).map_or(0, |one| one.live_bytes);
-        if used < 2 * live + self.settings.segment_bytes / 8 {
+        if used - SEGMENT_HEADER_BYTES <= 2 * live {
             return Ok(false);
         }
         writer.roll(&self.index, LogName::Deferred, None);

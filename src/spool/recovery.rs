@@ -59,6 +59,8 @@ fn of(id: &Option<MessageId>) -> String {
     id.map(|id| format!(" of message {id}")).unwrap_or_default()
 }
 
+pub(super) type Changes = Vec<(u32, RecipientProgress)>;
+
 /// Everything `Spool::open` goes on with.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -71,7 +73,7 @@ pub(super) struct Found {
     pub(super) highest_sequence: u64,
     pub(super) highest_id: u64,
     /// Progress whose chain on disk is broken: to be written once more as a whole.
-    pub(super) rewrite: Vec<(LogName, MessageId, Vec<(u32, RecipientProgress)>)>,
+    pub(super) rewrite: Vec<(LogName, MessageId, Changes)>,
     /// Messages in the deferred log that the hot log still knows.
     pub(super) moved: Vec<MessageId>,
 }
@@ -86,7 +88,7 @@ struct Item {
 
 enum ItemContent {
     Message(Box<MessageMeta>),
-    Progress(Vec<(u32, RecipientProgress)>),
+    Progress(Changes),
     Moved,
     Quarantined,
 }
@@ -189,13 +191,20 @@ fn read_segment(
             (used, None)
         }
         read => {
-            if matches!(read, SealedIndex::Damaged) {
+            if let SealedIndex::Damaged { used } = read {
+                // A whole trailer still speaks for the records before the index.
+                reader.len = used.unwrap_or(len).min(len);
                 found.recovered.findings.push(Finding::Repaired { segment: segment_name(), part: "index" });
             }
             let scan = reader.scan()?;
             // An index that was sealed speaks for everything before it.
-            let boundary =
-                if matches!(read, SealedIndex::Damaged) || scan.has_index { len } else { scan.synced_to };
+            let boundary = match read {
+                SealedIndex::Damaged { used: Some(used) } => used,
+                _ if scan.has_index => scan.end,
+                SealedIndex::Damaged { used: None } | SealedIndex::Whole { .. } | SealedIndex::None => {
+                    scan.synced_to
+                }
+            };
             for spot in scan.bad {
                 if spot.offset < boundary {
                     damaged = true;
@@ -405,13 +414,13 @@ impl Building {
         self.chain.push(at);
     }
 
-    fn merge(&mut self, changes: Vec<(u32, RecipientProgress)>) {
+    fn merge(&mut self, changes: Changes) {
         merge_progress(&mut self.progress, changes);
     }
 }
 
 /// Later wins, except that an end stays an end.
-pub(super) fn merge_progress(progress: &mut [RecipientProgress], changes: Vec<(u32, RecipientProgress)>) {
+pub(super) fn merge_progress(progress: &mut [RecipientProgress], changes: Changes) {
     for (recipient, change) in changes {
         if let Some(slot) = progress.get_mut(recipient as usize)
             && (slot.end.is_none() || change.end.is_some())
@@ -431,8 +440,14 @@ pub(super) struct SegmentReader<'a> {
 }
 
 enum SealedIndex {
-    Whole { entries: Vec<(u32, RecordHeader, Vec<u8>)>, used: u64 },
-    Damaged,
+    Whole {
+        entries: Vec<(u32, RecordHeader, Vec<u8>)>,
+        used: u64,
+    },
+    /// The records end where the trailer says, if it is whole.
+    Damaged {
+        used: Option<u64>,
+    },
     None,
 }
 
@@ -464,11 +479,11 @@ impl<'a> SegmentReader<'a> {
         }
         let trailer_at = self.len - TRAILER_BYTES as u64;
         if self.file.read_exact_at(&mut trailer, trailer_at).is_err() {
-            return SealedIndex::Damaged;
+            return SealedIndex::Damaged { used: None };
         }
         let used = match decode_trailer(self.salt, &trailer) {
             TrailerRead::IndexAt(at) => at,
-            TrailerRead::Damaged => return SealedIndex::Damaged,
+            TrailerRead::Damaged => return SealedIndex::Damaged { used: None },
             TrailerRead::None => return SealedIndex::None,
         };
         let read = (|| {
@@ -487,7 +502,7 @@ impl<'a> SegmentReader<'a> {
         })();
         match read {
             Some(entries) => SealedIndex::Whole { entries, used },
-            None => SealedIndex::Damaged,
+            None => SealedIndex::Damaged { used: Some(used) },
         }
     }
 
@@ -495,7 +510,7 @@ impl<'a> SegmentReader<'a> {
     pub(super) fn entries(&mut self) -> io::Result<Vec<(u32, RecordHeader, Vec<u8>)>> {
         match self.sealed_index() {
             SealedIndex::Whole { entries, .. } => Ok(entries),
-            SealedIndex::Damaged | SealedIndex::None => Ok(self.scan()?.whole),
+            SealedIndex::Damaged { .. } | SealedIndex::None => Ok(self.scan()?.whole),
         }
     }
 
@@ -525,7 +540,8 @@ impl<'a> SegmentReader<'a> {
             let meta = meta.filter(|meta| crc32fast::hash(meta) == header.meta_crc);
             let content_whole = end <= self.len && self.crc(meta_end, end)? == header.content_crc;
             match meta {
-                Some(_) if header.kind == Kind::Index && content_whole => {
+                // Whole or torn: all before it was synced before it was written.
+                _ if header.kind == Kind::Index => {
                     scan.has_index = true;
                     scan.end = at;
                     return Ok(scan);
