@@ -91,7 +91,7 @@ fn what_is_shown_loads_to_the_same() {
         [routing]
         mixed_regions = "split"
         propagation_window = "0s"
-        transit = "inline"
+        transit = "spool"
         [queue]
         first_intervals = ["100ms", "2s"]
         max_interval = "90s"

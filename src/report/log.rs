@@ -68,7 +68,9 @@ pub(super) fn write(event: &Event<'_>) {
             rejected = tls.rejected_certificate.as_deref().unwrap_or_default(),
         ),
         Event::HandshakeFailed { session, why } => info!(event = "handshake-failed", %session, why),
-        Event::InjectionDropped { session, bytes } => warn!(event = "injection-dropped", %session, bytes),
+        Event::InjectionDropped { session, bytes } => {
+            warn!(event = "injection-dropped", %session, bytes, why = "pipelined behind STARTTLS");
+        }
         Event::Disconnected { session, why, messages, lasted } => {
             tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
         }
