@@ -15,8 +15,8 @@ use landfall::decision::{Admitted, Attribution, Door, MixedRegions, Rules, Trail
 use landfall::directory::{Directory, Table};
 use landfall::inquiry::{Asked, Circumstances, Inquiry};
 use landfall::mail::{
-    AcceptedDomain, Address, BodyType, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop, NextHopName, Peer,
-    Recipient, Region, Residency, Tenant, TlsLevel, Transport, User,
+    AcceptedDomain, Address, BodyType, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop,
+    NextHopName, Peer, Recipient, Region, Residency, Tenant, TlsLevel, Transport, User,
 };
 use landfall::queue::{Backoff, Priority};
 use landfall::session::{Input, Limits, Ruling, Session, Terms, TlsOffer};
@@ -52,8 +52,11 @@ fn session(criterion: &mut Criterion) {
             black_box(session.on(Input::Line(b"MAIL FROM:<load@sender.example> SIZE=4096 BODY=8BITMIME")));
             black_box(session.on(Input::Judged(Ruling::Sender(Ok(())))));
             black_box(session.on(Input::Line(b"RCPT TO:<anna@contoso.com>")));
-            let admitted =
-                Admitted { address: address("anna@contoso.com"), domain: domain("contoso.com"), ingress: None };
+            let admitted = Admitted {
+                address: address("anna@contoso.com"),
+                domain: domain("contoso.com"),
+                ingress: None,
+            };
             black_box(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))));
             black_box(session.on(Input::Line(b"RSET")));
         });
@@ -175,8 +178,13 @@ fn schedule(criterion: &mut Criterion) {
 /// 64 messages of 4 KiB committed together: what one sync is shared by.
 fn spool(criterion: &mut Criterion) {
     const MESSAGES: u64 = 64;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let dir = tempfile::Builder::new().prefix("micro-bench").tempdir_in(".").expect("a directory on this disk");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let dir =
+        tempfile::Builder::new().prefix("micro-bench").tempdir_in(".").expect("a directory on this disk");
     let settings = Settings::new(dir.path().join("spool"));
     let (spool, _) = runtime.block_on(async { Spool::open(settings, Clock::System) }).expect("a fresh spool");
     let body = vec![b'x'; 4096];
