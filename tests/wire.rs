@@ -279,7 +279,8 @@ fn smtputf8_addresses_are_taken_and_kept() {
     client.expect("MAIL FROM:<müller@example.org> SMTPUTF8", "250 2.1.0 Sender OK");
     client.expect("RCPT TO:<jürgen@contoso.com>", "250 2.1.5 Recipient OK");
     assert!(client.data(letter("grüße")).starts_with("250 2.6.0 "));
-    let kept = edge.wait_for("jürgen@contoso.com", 1).remove(0);
+    // A folder's name is plain ASCII.
+    let kept = edge.wait_for("j%C3%BCrgen@contoso.com", 1).remove(0);
     assert_eq!(kept.header("Return-Path").as_deref(), Some("<müller@example.org>"));
 }
 
@@ -290,7 +291,7 @@ fn rule_63_bytes_behind_starttls_are_never_commands() {
     client.send("STARTTLS\r\nNOOP\r\nMAIL FROM:<injected@example.org>\r\n");
     let said = client.rest();
     assert!(said.iter().all(|reply| !reply.starts_with("250 ")), "{said:?}");
-    until("the log to tell", || edge.log().contains("STARTTLS").then_some(()));
+    until("the log to tell", || edge.log().contains("injection-dropped").then_some(()));
 }
 
 #[test]

@@ -278,8 +278,8 @@ impl Inner {
             stores = urgent;
         }
         self.queue_notes(&mut writer, notes);
-        let (placed, mut unsynced) = self.write_stores(&mut writer, stores);
         self.write_owed(&mut writer);
+        let (placed, mut unsynced) = self.write_stores(&mut writer, stores);
         if !flushes.is_empty() {
             unsynced = self.all_sync_points(&writer);
         }

@@ -208,6 +208,8 @@ impl Spool {
             segment_bytes: settings.segment_bytes,
             rolled: found.rolled,
             owed: Vec::new(),
+            // What was recovered is durable.
+            moved: Vec::new(),
         };
         for spare in found.spares {
             // One that an earlier run did not finish, or made for another size.

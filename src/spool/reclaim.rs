@@ -167,17 +167,24 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes everything durable that any later step relies on: ends, `Moved` marks, rewritten copies.
+    /// Makes everything durable that any later step relies on: ends, rewritten copies, and the marks that
+    /// void what the copies replace. A mark is written once the copy is durable, never before.
     fn barrier(&self) -> io::Result<()> {
-        let points = {
-            let mut writer = self.writer();
-            self.write_owed(&mut writer);
-            if !writer.owed.is_empty() {
-                return Err(nix::errno::Errno::ENOSPC.into());
+        loop {
+            let (points, moved) = {
+                let mut writer = self.writer();
+                self.write_owed(&mut writer);
+                if !writer.owed.is_empty() {
+                    return Err(nix::errno::Errno::ENOSPC.into());
+                }
+                (self.all_sync_points(&writer), std::mem::take(&mut writer.moved))
+            };
+            self.sync_all(&points)?;
+            if moved.is_empty() {
+                return Ok(());
             }
-            self.all_sync_points(&writer)
-        };
-        self.sync_all(&points)
+            self.writer().owed.extend(moved.into_iter().map(|id| (LogName::Hot, Note::moved(id))));
+        }
     }
 
     /// Segments at the front of each log with nothing alive in them, and bodies of finished messages.
@@ -450,7 +457,7 @@ impl Inner {
         }
         drop(index);
         if log == LogName::Hot {
-            writer.owed.extend(chunk.iter().map(|one| (LogName::Hot, Note::moved(one.id))));
+            writer.moved.extend(chunk.iter().map(|one| one.id));
         }
         Ok(())
     }

@@ -308,16 +308,18 @@ fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: 
 fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u64>) {
     items.sort_by_key(|item| item.header.sequence);
     let mut building: BTreeMap<MessageId, Building> = BTreeMap::new();
+    let mut caused: BTreeMap<MessageId, Changes> = BTreeMap::new();
     for Item { log, at, header, content } in items {
         match content {
             ItemContent::Message(meta) => {
                 let MessageMeta { envelope, mut progress, quarantined, cause, body_crc: _ } = *meta;
-                if let Some(cause) = cause
-                    && let Some(message) = building.get_mut(&cause.id)
-                {
-                    message.merge(cause.changes);
-                    // Until the plain record of it is found, only the notice knows.
-                    message.chain_broken = true;
+                if let Some(cause) = cause {
+                    if let Some(message) = building.get_mut(&cause.id) {
+                        message.merge(cause.changes.clone());
+                        // Until the plain record of it is found, only the notice knows.
+                        message.chain_broken = true;
+                    }
+                    caused.entry(cause.id).or_default().extend(cause.changes);
                 }
                 progress.resize(envelope.recipients.len(), RecipientProgress::default());
                 if let Some(earlier) = building.get(&header.id) {
@@ -328,6 +330,10 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                         }
                     }
                 }
+                // The cause may have been rewritten while its notice was being synced.
+                let caused = caused.get(&header.id).cloned();
+                let chain_broken = caused.is_some();
+                merge_progress(&mut progress, caused.unwrap_or_default());
                 let also_hot = log == LogName::Deferred
                     && building
                         .get(&header.id)
@@ -340,7 +346,7 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                     header,
                     quarantined: quarantined.is_some(),
                     chain: Vec::new(),
-                    chain_broken: false,
+                    chain_broken,
                     also_hot,
                 };
                 building.insert(header.id, message);

@@ -40,6 +40,8 @@ pub(super) struct Writer {
     pub(super) rolled: Vec<Rolled>,
     /// Progress that must still be written: it repeats the cause inside a notice, or could not be written.
     pub(super) owed: Vec<(LogName, Note)>,
+    /// Messages with a copy in the deferred log that may not be durable yet.
+    pub(super) moved: Vec<MessageId>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Edge: the program under test, as its own process with its own state.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitStatus};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::letter::Letter;
-use super::place::{Folder, free_address};
+use super::place::{Folder, free_address, is_listening};
 use super::process::Process;
 use super::wait::until;
 
@@ -149,7 +149,7 @@ impl Edge {
         let mut program = Process::start(&mut command, &self.folder.join("log"));
         until("the edge to listen", || {
             assert!(program.exited().is_none(), "the edge ended at start:\n{}", self.log());
-            TcpStream::connect(self.address).ok()
+            is_listening(self.address).then_some(())
         });
         self.program = Some(program);
     }

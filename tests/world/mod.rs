@@ -21,7 +21,7 @@ pub use client::{Client, swaks};
 pub use dovecot::Dovecot;
 pub use edge::{Builder, Command, Edge};
 pub use letter::{Letter, letter, subject_of};
-pub use place::{Folder, free_address};
+pub use place::{Folder, free_address, is_listening};
 pub use process::Process;
 pub use sink::{Sink, Taken};
 pub use tenants::CONTOSO;

@@ -1,7 +1,7 @@
 //! Place: a folder and a loopback address that no other test has.
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -38,4 +38,16 @@ pub fn free_address() -> SocketAddr {
     let ip = Ipv4Addr::new(127, byte(8).max(1), byte(0), host);
     let probe = TcpListener::bind((ip, 0)).expect("all of 127/8 is loopback on Linux");
     probe.local_addr().expect("a bound socket has an address")
+}
+
+/// Whether somebody listens there, without a connection that a test might count.
+pub fn is_listening(address: SocketAddr) -> bool {
+    let IpAddr::V4(ip) = address.ip() else { panic!("the tests use IPv4") };
+    // proc(5): the address in the machine's byte order, the port as a number, state 0A is LISTEN.
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(local.as_str()) && fields.nth(1) == Some("0A")
+    })
 }
