@@ -144,13 +144,27 @@ fn inquiry(users: usize) -> Inquiry {
     Inquiry::new(Directory::new(table), rules, Duration::from_secs(5), Clock::System)
 }
 
-/// From RCPT to its place or refusal: two lookups and two decisions.
+/// From MAIL to whose client it is; from RCPT to its place or refusal: two lookups and two decisions.
 fn decision(criterion: &mut Criterion) {
     let inquiry = inquiry(100_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let rules = inquiry.rules();
-    let circumstances =
-        Circumstances { attribution: &Attribution::Incoming, door: Door::Regular, region_so_far: None };
+    let stranger = Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let sender = domain("sender.example");
+    let circumstances = Circumstances {
+        attribution: &Attribution::Incoming,
+        peer: &stranger,
+        sender: Some(&sender),
+        door: Door::Regular,
+        region_so_far: None,
+    };
+    criterion.bench_function("decision: a stranger's sender", |bencher| {
+        bencher.iter(|| {
+            let mut trail = Trail::off();
+            let attributed = inquiry.attribute(&rules, &stranger, Some(&sender), Door::Regular, &mut trail);
+            black_box(runtime.block_on(attributed))
+        });
+    });
     for (name, recipient) in [("known", "user77777@contoso.com"), ("unknown", "nobody@contoso.com")] {
         let asked = Asked::Mailbox(address(recipient));
         criterion.bench_function(&format!("decision: a recipient, {name}, of 100,000 users"), |bencher| {
