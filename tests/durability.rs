@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +15,8 @@ use landfall::chance::Chance;
 use landfall::clock::{Clock, Timestamp};
 use landfall::mail::{Address, BodyType, Envelope, MessageId, Recipient, RemoteReply, Status, Transport};
 use landfall::spool::{
-    Accepted, Content, Disk, End, Error, Finding, NotStored, Notice, Operation, RecipientProgress, Recorder,
-    Recovered, Settings, Spool,
+    Accepted, Content, Disk, End, Error, Fault, FaultKind, Finding, Lasting, NotStored, Notice, Operation,
+    Pressure, RecipientProgress, Recorder, Recovered, Settings, Spool,
 };
 use tempfile::TempDir;
 
@@ -399,39 +400,56 @@ fn crash_points_wanted() -> usize {
     std::env::var("LANDFALL_CRASH_POINTS").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
 }
 
-#[tokio::test]
-async fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
+#[test]
+fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
     let wanted = crash_points_wanted();
-    let mut points = 0;
-    let mut seed = 0;
-    let dir = room();
-    while points < wanted {
-        seed += 1;
-        let (operations, history) = live(seed, 60).await;
-        let mut platter = Platter::default();
-        let mut chance = Chance::from_seed(seed);
-        for at in 0..=operations.len() {
-            if at > 0 {
-                platter.take(&operations[at - 1]);
-            }
-            for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn, Loss::Torn] {
-                let told = format!("seed {seed}, after {at} operations, losing {loss:?}");
-                let crashed = dir.path().join(format!("spool-{points}"));
-                std::fs::create_dir(&crashed).expect("a directory");
-                platter.write_out(&crashed, loss, &mut chance);
-                let (spool, recovered, _) = open(&crashed);
-                history.hold(at, &spool, &recovered, &told).await;
-                if points % 50 == 0 {
-                    hold_again(&spool, &recovered, &crashed, &told).await;
+    let points = AtomicUsize::new(0);
+    let seeds = AtomicU64::new(0);
+    // Seeds are independent of each other: as many at once as there are processors.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime");
+                while points.load(Ordering::Relaxed) < wanted {
+                    let seed = seeds.fetch_add(1, Ordering::Relaxed);
+                    points.fetch_add(runtime.block_on(crash_everywhere(seed)), Ordering::Relaxed);
                 }
-                drop(spool);
-                points += 1;
-                // What was still tidying may make a file meanwhile; the whole place goes in the end.
-                let _ = std::fs::remove_dir_all(&crashed);
+            });
+        }
+    });
+    println!("{} crash points, {} seeds", points.into_inner(), seeds.into_inner());
+}
+
+/// Lives one life, and ends it after each of its operations.
+async fn crash_everywhere(seed: u64) -> usize {
+    let dir = room();
+    let mut points = 0;
+    let (operations, history) = live(seed, 60).await;
+    let mut platter = Platter::default();
+    let mut chance = Chance::from_seed(seed);
+    for at in 0..=operations.len() {
+        if at > 0 {
+            platter.take(&operations[at - 1]);
+        }
+        for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn, Loss::Torn] {
+            let told = format!("seed {seed}, after {at} operations, losing {loss:?}");
+            let crashed = dir.path().join(format!("spool-{points}"));
+            std::fs::create_dir(&crashed).expect("a directory");
+            platter.write_out(&crashed, loss, &mut chance);
+            let (spool, recovered, _) = open(&crashed);
+            history.hold(at, &spool, &recovered, &told).await;
+            if points % 50 == 0 {
+                hold_again(&spool, &recovered, &crashed, &told).await;
             }
+            drop(spool);
+            points += 1;
+            // What was still tidying may make a file meanwhile; the whole place goes in the end.
+            let _ = std::fs::remove_dir_all(&crashed);
         }
     }
-    println!("{points} crash points, {seed} seeds");
+    points
 }
 
 /// Tidying what was recovered, closing and opening again changes nothing of it.
@@ -452,4 +470,120 @@ async fn hold_again(spool: &Spool, recovered: &Recovered, dir: &Path, told: &str
     assert!(messages.all(|(one, two)| one.progress == two.progress), "{told}: progress after tidying");
     again.close().await;
     std::fs::remove_dir_all(&copy).expect("removed");
+}
+
+// ---- the n-th operation fails ----
+
+#[tokio::test]
+async fn whichever_operation_fails_nothing_acknowledged_is_lost() {
+    for kind in [FaultKind::Full, FaultKind::Broken] {
+        for lasting in [Lasting::Once, Lasting::Forever] {
+            let mut at = 0;
+            while fail_at(Fault { at, kind, lasting }).await {
+                at += 1;
+            }
+            assert!(at > 20, "the work has more operations than {at}");
+        }
+    }
+}
+
+/// Says whether the fault was reached.
+async fn fail_at(fault: Fault) -> bool {
+    let told = format!("{fault:?}");
+    let dir = room();
+    let (disk, recorder) = Disk::recording(dir.path()).expect("a directory");
+    recorder.fail(Some(fault));
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let Ok((spool, _)) = Spool::open_on(disk, settings(dir.path()), clock) else {
+        // A spool that can't be opened has promised nothing.
+        return true;
+    };
+    let mut chance = Chance::from_seed(fault.at);
+    let mut kept: Vec<(MessageId, Vec<u8>)> = Vec::new();
+    for round in 0..12_u64 {
+        let len = if round % 4 == 3 { 4_000 } else { 2_000 };
+        let bytes = body(&mut chance, len);
+        match store(&spool, 1, &bytes).await {
+            Ok(accepted) => kept.push((accepted.envelope.id, [HEAD, &bytes].concat())),
+            Err(NotStored::Full) => assert_eq!(fault.kind, FaultKind::Full, "{told}"),
+            // A full disk is no reason to stop for good.
+            Err(NotStored::Failed) => assert_eq!(fault.kind, FaultKind::Broken, "{told}"),
+            Err(NotStored::Expired) => panic!("{told}: nothing takes that long"),
+        }
+        if round % 3 == 2 && kept.len() > 2 {
+            let (id, _) = kept.remove(0);
+            spool.record(id, &[ended(0)]);
+        }
+    }
+    spool.tidy().await;
+    let reached = recorder.counted() > fault.at;
+    if fault.kind == FaultKind::Full && fault.lasting == Lasting::Once {
+        // There is room again: so is the service.
+        recorder.fail(None);
+        store(&spool, 1, b"after\r\n").await.unwrap_or_else(|error| panic!("{told}: {error}"));
+        assert_ne!(spool.state().pressure, Pressure::Failed, "{told}");
+    }
+    for (id, bytes) in &kept {
+        let content = spool.read(*id).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+        assert!(bytes_of(&content).await == *bytes, "{told}");
+    }
+    // What a crash leaves right now, without what was not synced.
+    let mut platter = Platter::default();
+    for operation in recorder.operations() {
+        platter.take(&operation);
+    }
+    let crashed = room();
+    platter.write_out(crashed.path(), Loss::Unsynced, &mut chance);
+    let (after, recovered, _) = open(crashed.path());
+    for (id, bytes) in &kept {
+        let content = after.read(*id).await.unwrap_or_else(|error| panic!("{told}, after: {error}"));
+        assert!(bytes_of(&content).await == *bytes, "{told}, after");
+    }
+    let damage = recovered.findings.iter().find(|finding| matches!(finding, Finding::Damaged { .. }));
+    assert_eq!(damage, None, "{told}");
+    reached
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_acceptance_for_good() {
+    let dir = room();
+    let (spool, _, recorder) = open(dir.path());
+    let kept = store(&spool, 1, b"before\r\n").await.expect("stored");
+    spool.tidy().await;
+    // A commit is a write and a sync: the second one fails, once.
+    let fault = Fault { at: recorder.counted() + 1, kind: FaultKind::Broken, lasting: Lasting::Once };
+    recorder.fail(Some(fault));
+    assert_eq!(store(&spool, 1, b"lost\r\n").await.err(), Some(NotStored::Failed));
+    assert_eq!(store(&spool, 1, b"later\r\n").await.err(), Some(NotStored::Failed));
+    assert_eq!(*spool.pressure().borrow(), Pressure::Failed);
+    let content = spool.read(kept.envelope.id).await.expect("what is there is still served");
+    assert_eq!(bytes_of(&content).await, [HEAD, b"before\r\n"].concat());
+}
+
+#[tokio::test]
+async fn outcomes_still_fit_when_the_disk_is_full() {
+    let dir = room();
+    let (spool, _, recorder) = open(dir.path());
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        kept.push(store(&spool, 1, &[b'x'; 2_000]).await.expect("stored").envelope.id);
+    }
+    spool.tidy().await;
+    // From here on no file can be made or lengthened; what was set aside is all there is.
+    recorder.refuse_new_space();
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += usize::from(store(&spool, 1, &[b'x'; 2_000]).await.err() == Some(NotStored::Full));
+    }
+    assert!(refused > 0, "the disk is full");
+    assert_eq!(*spool.pressure().borrow(), Pressure::Full);
+    let cause = kept.pop().expect("some were stored");
+    let notice =
+        Notice { envelope: Envelope { id: spool.mint(), ..envelope(1) }, content: Bytes::from("no\r\n") };
+    spool.record_with_notice(cause, vec![ended(0)], notice).await.expect("a notice has its reserve");
+    for id in kept.drain(..) {
+        spool.record(id, &[ended(0)]);
+    }
+    spool.tidy().await;
+    store(&spool, 1, &[b'x'; 2_000]).await.expect("emptied, it takes mail again");
 }
