@@ -925,3 +925,52 @@ async fn two_daemons_never_share_a_spool_and_nobody_else_may_look() {
         assert_eq!(mode & 0o777, 0o600);
     }
 }
+
+/// Not a test of speed: it prints figures for `docs/SPOOL.md`, and takes real syncs on a real disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures; run it by name, with --nocapture"]
+async fn figures() {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let settings = Settings { min_free_bytes: 0, ..Settings::new(dir.path().to_owned()) };
+    let open = |settings: Settings| async move {
+        let opening = tokio::task::spawn_blocking(move || Spool::open(settings, Clock::System));
+        opening.await.expect("no panic").expect("it opens")
+    };
+    let (spool, _) = open(settings.clone()).await;
+    let messages = 100_000;
+    let memory = resident_kib();
+    let started = tokio::time::Instant::now();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let spool = spool.clone();
+        writers.spawn(async move {
+            for _ in 0..messages / 64 {
+                store(&spool, 1, &[b'x'; 4_096]).await.expect("stored");
+            }
+        });
+    }
+    while writers.join_next().await.is_some() {}
+    let took = started.elapsed();
+    let state = spool.state();
+    println!("{:.0} messages/s, {} commits, {} syncs", 1e5 / took.as_secs_f64(), state.commits, state.syncs);
+    println!("{} KiB more memory for {} live messages", resident_kib() - memory, state.live_messages);
+    // Dropped, not closed: what a kill leaves.
+    drop(spool);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = tokio::time::Instant::now();
+    let (spool, recovered) = open(settings).await;
+    println!("opened in {:?} with {} messages", started.elapsed(), recovered.messages.len());
+    let started = tokio::time::Instant::now();
+    for message in &recovered.messages {
+        spool.record(message.envelope.id, &[ended(0)]);
+    }
+    spool.tidy().await;
+    println!("all ended in {:?}; {} bytes on disk", started.elapsed(), spool.state().bytes_on_disk);
+    spool.close().await;
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
