@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +15,8 @@ use landfall::chance::Chance;
 use landfall::clock::{Clock, Timestamp};
 use landfall::mail::{Address, BodyType, Envelope, MessageId, Recipient, RemoteReply, Status, Transport};
 use landfall::spool::{
-    Accepted, Content, Disk, End, Error, Finding, NotStored, Notice, Operation, RecipientProgress, Recorder,
-    Recovered, Settings, Spool,
+    Accepted, Content, Disk, End, Error, Fault, FaultKind, Finding, Lasting, NotStored, Notice, Operation,
+    Pressure, RecipientProgress, Recorder, Recovered, Settings, Spool,
 };
 use tempfile::TempDir;
 
@@ -399,39 +400,56 @@ fn crash_points_wanted() -> usize {
     std::env::var("LANDFALL_CRASH_POINTS").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
 }
 
-#[tokio::test]
-async fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
+#[test]
+fn every_crash_leaves_what_was_acknowledged_and_nothing_half() {
     let wanted = crash_points_wanted();
-    let mut points = 0;
-    let mut seed = 0;
-    let dir = room();
-    while points < wanted {
-        seed += 1;
-        let (operations, history) = live(seed, 60).await;
-        let mut platter = Platter::default();
-        let mut chance = Chance::from_seed(seed);
-        for at in 0..=operations.len() {
-            if at > 0 {
-                platter.take(&operations[at - 1]);
-            }
-            for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn, Loss::Torn] {
-                let told = format!("seed {seed}, after {at} operations, losing {loss:?}");
-                let crashed = dir.path().join(format!("spool-{points}"));
-                std::fs::create_dir(&crashed).expect("a directory");
-                platter.write_out(&crashed, loss, &mut chance);
-                let (spool, recovered, _) = open(&crashed);
-                history.hold(at, &spool, &recovered, &told).await;
-                if points % 50 == 0 {
-                    hold_again(&spool, &recovered, &crashed, &told).await;
+    let points = AtomicUsize::new(0);
+    let seeds = AtomicU64::new(0);
+    // Seeds are independent of each other: as many at once as there are processors.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime");
+                while points.load(Ordering::Relaxed) < wanted {
+                    let seed = seeds.fetch_add(1, Ordering::Relaxed);
+                    points.fetch_add(runtime.block_on(crash_everywhere(seed)), Ordering::Relaxed);
                 }
-                drop(spool);
-                points += 1;
-                // What was still tidying may make a file meanwhile; the whole place goes in the end.
-                let _ = std::fs::remove_dir_all(&crashed);
+            });
+        }
+    });
+    println!("{} crash points, {} seeds", points.into_inner(), seeds.into_inner());
+}
+
+/// Lives one life, and ends it after each of its operations.
+async fn crash_everywhere(seed: u64) -> usize {
+    let dir = room();
+    let mut points = 0;
+    let (operations, history) = live(seed, 60).await;
+    let mut platter = Platter::default();
+    let mut chance = Chance::from_seed(seed);
+    for at in 0..=operations.len() {
+        if at > 0 {
+            platter.take(&operations[at - 1]);
+        }
+        for loss in [Loss::Unsynced, Loss::Nothing, Loss::Torn, Loss::Torn] {
+            let told = format!("seed {seed}, after {at} operations, losing {loss:?}");
+            let crashed = dir.path().join(format!("spool-{points}"));
+            std::fs::create_dir(&crashed).expect("a directory");
+            platter.write_out(&crashed, loss, &mut chance);
+            let (spool, recovered, _) = open(&crashed);
+            history.hold(at, &spool, &recovered, &told).await;
+            if points % 50 == 0 {
+                hold_again(&spool, &recovered, &crashed, &told).await;
             }
+            drop(spool);
+            points += 1;
+            // What was still tidying may make a file meanwhile; the whole place goes in the end.
+            let _ = std::fs::remove_dir_all(&crashed);
         }
     }
-    println!("{points} crash points, {seed} seeds");
+    points
 }
 
 /// Tidying what was recovered, closing and opening again changes nothing of it.
@@ -452,4 +470,507 @@ async fn hold_again(spool: &Spool, recovered: &Recovered, dir: &Path, told: &str
     assert!(messages.all(|(one, two)| one.progress == two.progress), "{told}: progress after tidying");
     again.close().await;
     std::fs::remove_dir_all(&copy).expect("removed");
+}
+
+// ---- the n-th operation fails ----
+
+#[tokio::test]
+async fn whichever_operation_fails_nothing_acknowledged_is_lost() {
+    for kind in [FaultKind::Full, FaultKind::Broken] {
+        for lasting in [Lasting::Once, Lasting::Forever] {
+            let mut at = 0;
+            while fail_at(Fault { at, kind, lasting }).await {
+                at += 1;
+            }
+            assert!(at > 20, "the work has more operations than {at}");
+        }
+    }
+}
+
+/// Says whether the fault was reached.
+async fn fail_at(fault: Fault) -> bool {
+    let told = format!("{fault:?}");
+    let dir = room();
+    let (disk, recorder) = Disk::recording(dir.path()).expect("a directory");
+    recorder.fail(Some(fault));
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let Ok((spool, _)) = Spool::open_on(disk, settings(dir.path()), clock) else {
+        // A spool that can't be opened has promised nothing.
+        return true;
+    };
+    let mut chance = Chance::from_seed(fault.at);
+    let mut kept: Vec<(MessageId, Vec<u8>)> = Vec::new();
+    for round in 0..12_u64 {
+        let len = if round % 4 == 3 { 4_000 } else { 2_000 };
+        let bytes = body(&mut chance, len);
+        match store(&spool, 1, &bytes).await {
+            Ok(accepted) => kept.push((accepted.envelope.id, [HEAD, &bytes].concat())),
+            Err(NotStored::Full) => assert_eq!(fault.kind, FaultKind::Full, "{told}"),
+            // A full disk is no reason to stop for good.
+            Err(NotStored::Failed) => assert_eq!(fault.kind, FaultKind::Broken, "{told}"),
+            Err(NotStored::Expired) => panic!("{told}: nothing takes that long"),
+        }
+        if round % 3 == 2 && kept.len() > 2 {
+            let (id, _) = kept.remove(0);
+            spool.record(id, &[ended(0)]);
+        }
+    }
+    spool.tidy().await;
+    let reached = recorder.counted() > fault.at;
+    if fault.kind == FaultKind::Full && fault.lasting == Lasting::Once {
+        // There is room again: so is the service.
+        recorder.fail(None);
+        store(&spool, 1, b"after\r\n").await.unwrap_or_else(|error| panic!("{told}: {error}"));
+        assert_ne!(spool.state().pressure, Pressure::Failed, "{told}");
+    }
+    for (id, bytes) in &kept {
+        let content = spool.read(*id).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+        assert!(bytes_of(&content).await == *bytes, "{told}");
+    }
+    // What a crash leaves right now, without what was not synced.
+    let mut platter = Platter::default();
+    for operation in recorder.operations() {
+        platter.take(&operation);
+    }
+    let crashed = room();
+    platter.write_out(crashed.path(), Loss::Unsynced, &mut chance);
+    let (after, recovered, _) = open(crashed.path());
+    for (id, bytes) in &kept {
+        let content = after.read(*id).await.unwrap_or_else(|error| panic!("{told}, after: {error}"));
+        assert!(bytes_of(&content).await == *bytes, "{told}, after");
+    }
+    let damage = recovered.findings.iter().find(|finding| matches!(finding, Finding::Damaged { .. }));
+    assert_eq!(damage, None, "{told}");
+    reached
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_acceptance_for_good() {
+    let dir = room();
+    let (spool, _, recorder) = open(dir.path());
+    let kept = store(&spool, 1, b"before\r\n").await.expect("stored");
+    spool.tidy().await;
+    // A commit is a write and a sync: the second one fails, once.
+    let fault = Fault { at: recorder.counted() + 1, kind: FaultKind::Broken, lasting: Lasting::Once };
+    recorder.fail(Some(fault));
+    assert_eq!(store(&spool, 1, b"lost\r\n").await.err(), Some(NotStored::Failed));
+    assert_eq!(store(&spool, 1, b"later\r\n").await.err(), Some(NotStored::Failed));
+    assert_eq!(*spool.pressure().borrow(), Pressure::Failed);
+    let content = spool.read(kept.envelope.id).await.expect("what is there is still served");
+    assert_eq!(bytes_of(&content).await, [HEAD, b"before\r\n"].concat());
+}
+
+#[tokio::test]
+async fn outcomes_still_fit_when_the_disk_is_full() {
+    let dir = room();
+    let (spool, _, recorder) = open(dir.path());
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        kept.push(store(&spool, 1, &[b'x'; 2_000]).await.expect("stored").envelope.id);
+    }
+    spool.tidy().await;
+    // From here on no file can be made or lengthened; what was set aside is all there is.
+    recorder.refuse_new_space();
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += usize::from(store(&spool, 1, &[b'x'; 2_000]).await.err() == Some(NotStored::Full));
+    }
+    assert!(refused > 0, "the disk is full");
+    assert_eq!(*spool.pressure().borrow(), Pressure::Full);
+    let cause = kept.pop().expect("some were stored");
+    let notice =
+        Notice { envelope: Envelope { id: spool.mint(), ..envelope(1) }, content: Bytes::from("no\r\n") };
+    spool.record_with_notice(cause, vec![ended(0)], notice).await.expect("a notice has its reserve");
+    for id in kept.drain(..) {
+        spool.record(id, &[ended(0)]);
+    }
+    spool.tidy().await;
+    store(&spool, 1, &[b'x'; 2_000]).await.expect("emptied, it takes mail again");
+}
+
+// ---- damage ----
+
+#[tokio::test]
+async fn a_flipped_bit_is_never_delivered_and_harms_its_own_message_alone() {
+    let dir = room();
+    let (spool, _, _) = open(dir.path());
+    let mut chance = Chance::from_seed(3);
+    let mut kept = BTreeMap::new();
+    let mut over = Vec::new();
+    // Stragglers between finished messages, so that some are rewritten to the deferred log.
+    for round in 0..60 {
+        let bytes = body(&mut chance, if round == 57 { 4_000 } else { 700 });
+        let id = store(&spool, 2, &bytes).await.expect("stored").envelope.id;
+        if round % 8 == 0 || round >= 52 {
+            spool.record(id, &[deferred(0, 1)]);
+            kept.insert(id, [HEAD, &bytes].concat());
+        } else {
+            over.push(id);
+        }
+    }
+    let cause = over.pop().expect("some are over");
+    for id in &over {
+        spool.record(*id, &[ended(0), ended(1)]);
+    }
+    spool.tidy().await;
+    let id = spool.mint();
+    let notice =
+        Notice { envelope: Envelope { id, ..envelope(1) }, content: Bytes::from_static(b"returned\r\n") };
+    spool.record_with_notice(cause, vec![ended(0), ended(1)], notice).await.expect("noted");
+    kept.insert(id, b"returned\r\n".to_vec());
+    spool.tidy().await;
+    let unsealed = copy_of(dir.path());
+    spool.close().await;
+
+    let mut flips = 0;
+    let mut found = 0;
+    for original in [unsealed.path(), dir.path()] {
+        for (name, len) in files_of(original) {
+            // Every part of a small file, and of a large one a bit in each stretch of 40 bytes.
+            for start in (0..len).step_by(40) {
+                let at = start + usize::try_from(chance.below(40)).expect("small");
+                if at >= len {
+                    continue;
+                }
+                let damaged = copy_of(original);
+                let path = damaged.path().join(&name);
+                let mut bytes = std::fs::read(&path).expect("readable");
+                bytes[at] ^= 1 << chance.below(8);
+                std::fs::write(&path, bytes).expect("writable");
+                let told = format!("{name}, byte {at} of {len}");
+                flips += 1;
+                found += usize::from(damage_is_contained(damaged.path(), &kept, &told).await);
+            }
+        }
+    }
+    println!("{flips} flipped bits, {found} in something that is needed");
+    assert!(found > 100, "most of what is alive was hit");
+}
+
+/// Says whether the damage showed.
+async fn damage_is_contained(dir: &Path, kept: &BTreeMap<MessageId, Vec<u8>>, told: &str) -> bool {
+    let (spool, recovered, _) = open(dir);
+    let live: BTreeMap<_, _> =
+        recovered.messages.iter().map(|message| (message.envelope.id, message.quarantined)).collect();
+    let mut harmed = 0;
+    for (id, bytes) in kept {
+        match live.get(id) {
+            None => {
+                assert_ne!(recovered.findings, [], "{told}: {id} vanished without a word");
+                harmed += 1;
+            }
+            Some(true) => harmed += 1,
+            Some(false) => match spool.read(*id).await {
+                Ok(content) => assert!(bytes_of(&content).await == *bytes, "{told}: {id} has other bytes"),
+                Err(Error::Damaged(_)) => {
+                    assert_eq!(spool.state().quarantined, 1, "{told}: {id}");
+                    harmed += 1;
+                }
+                Err(error) => panic!("{told}: {error}"),
+            },
+        }
+    }
+    assert!(harmed <= 1, "{told}: {harmed} messages are harmed by one bit: {:?}", recovered.findings);
+    let risen = live.keys().filter(|id| !kept.contains_key(id)).count();
+    assert!(risen == 0 || !recovered.findings.is_empty(), "{told}: finished mail rose again without a word");
+    harmed > 0 || !recovered.findings.is_empty()
+}
+
+fn files_of(dir: &Path) -> Vec<(String, usize)> {
+    let entries = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable"));
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let len = usize::try_from(entry.metadata().expect("readable").len()).expect("small files");
+            (entry.file_name().into_string().expect("our names are ASCII"), len)
+        })
+        .filter(|(name, _)| name != "lock" && !name.starts_with("spare-"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn copy_of(dir: &Path) -> TempDir {
+    let copy = room();
+    for entry in std::fs::read_dir(dir).expect("readable") {
+        let entry = entry.expect("readable");
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_at_the_last_whole_record_and_said_once() {
+    let dir = room();
+    let (spool, _, _) = open(dir.path());
+    for _ in 0..3 {
+        store(&spool, 1, &[b'x'; 900]).await.expect("stored");
+    }
+    spool.tidy().await;
+    let torn = copy_of(dir.path());
+    let (name, _) =
+        files_of(torn.path()).into_iter().find(|(name, _)| name.starts_with("hot-")).expect("a segment");
+    let path = torn.path().join(name);
+    let mut bytes = std::fs::read(&path).expect("readable");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("not empty");
+    bytes[end - 300..=end].fill(0);
+    std::fs::write(&path, &bytes).expect("writable");
+    let (again, recovered, _) = open(torn.path());
+    assert_eq!(recovered.messages.len(), 2);
+    assert!(matches!(recovered.findings[..], [Finding::TornTail { .. }]), "{:?}", recovered.findings);
+    again.close().await;
+    let (_, recovered, _) = open(&copy_of(torn.path()).keep());
+    assert_eq!((recovered.messages.len(), recovered.findings.len()), (2, 0));
+}
+
+// ---- what the spool promises while all is well ----
+
+#[tokio::test]
+async fn one_straggler_per_segment_does_not_hold_the_space_of_the_rest() {
+    let dir = room();
+    let (disk, _) = Disk::recording(dir.path()).expect("a directory");
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let segment_bytes = 64 * 1024;
+    let settings = Settings { segment_bytes, ..settings(dir.path()) };
+    let (spool, _) = Spool::open_on(disk, settings, clock).expect("it opens");
+    let mut chance = Chance::from_seed(11);
+    let mut stragglers = BTreeMap::new();
+    let mut stored = 0_u64;
+    for round in 0..1_500 {
+        let len = 200 + usize::try_from(chance.below(2_000)).expect("small");
+        let bytes = body(&mut chance, len);
+        let id = store(&spool, 1, &bytes).await.expect("stored").envelope.id;
+        stored += bytes.len() as u64;
+        if round % 50 == 0 {
+            spool.record(id, &[deferred(0, 1)]);
+            stragglers.insert(id, [HEAD, &bytes].concat());
+        } else {
+            spool.record(id, &[ended(0)]);
+        }
+        if round % 300 == 299 {
+            spool.tidy().await;
+            let state = spool.state();
+            let bound = 2 * state.live_bytes + 2 * segment_bytes;
+            assert!(state.bytes_on_disk <= bound, "{} bytes on disk, bound {bound}", state.bytes_on_disk);
+            let files: usize = files_and_spares(dir.path());
+            assert_eq!(files as u64, state.bytes_on_disk, "the count is true");
+        }
+    }
+    assert!(stored > 5 * spool.state().bytes_on_disk, "far more passed through than is kept");
+    assert_eq!(spool.state().live_messages, stragglers.len() as u64);
+    for (id, bytes) in &stragglers {
+        assert!(bytes_of(&spool.read(*id).await.expect("readable")).await == *bytes);
+    }
+    let copy = copy_of(dir.path());
+    let (_, recovered, _) = open(copy.path());
+    let progress: Vec<_> = recovered.messages.iter().map(|message| message.progress[0].attempts).collect();
+    assert_eq!(progress, vec![1; stragglers.len()], "what was rewritten kept its progress");
+}
+
+fn files_and_spares(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable"));
+    entries.map(|entry| usize::try_from(entry.metadata().expect("readable").len()).expect("small")).sum()
+}
+
+/// A runtime whose only thread for blocking work is kept busy until the sender is used or dropped.
+fn with_the_disk_held<F: Future>(
+    run: impl FnOnce(std::sync::mpsc::Sender<()>, Spool, Arc<Recorder>) -> F,
+) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.expect("a runtime").block_on(async {
+        let dir = room();
+        let (disk, recorder) = Disk::recording(dir.path()).expect("a directory");
+        let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+        let settings = Settings { commit_deadline: Duration::from_millis(50), ..settings(dir.path()) };
+        let (spool, _) = Spool::open_on(disk, settings, clock).expect("it opens");
+        spool.tidy().await;
+        let (release, held) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || held.recv());
+        run(release, spool, recorder).await
+    })
+}
+
+#[test]
+fn commits_that_wait_together_share_one_sync() {
+    with_the_disk_held(|release, spool, recorder| async move {
+        let before = recorder.len();
+        let mut commits = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let spool = spool.clone();
+            commits.spawn(async move {
+                store(&spool, 1, &[b'x'; 100]).await.map(|accepted| accepted.envelope.id)
+            });
+        }
+        tokio::task::yield_now().await;
+        release.send(()).expect("the disk is held");
+        let ids: BTreeSet<_> = commits.join_all().await.into_iter().map(|id| id.expect("stored")).collect();
+        assert_eq!(ids.len(), 50);
+        let syncs = recorder.operations()[before..]
+            .iter()
+            .filter(|operation| matches!(operation, Operation::Sync { .. }))
+            .count();
+        // One for the batch; the others belong to segments made for it.
+        assert!(syncs <= 10, "{syncs} syncs for 50 messages");
+    });
+}
+
+#[test]
+fn a_commit_past_its_deadline_is_withdrawn_and_not_kept() {
+    with_the_disk_held(|release, spool, _| async move {
+        assert_eq!(store(&spool, 1, b"slow\r\n").await.err(), Some(NotStored::Expired));
+        release.send(()).expect("the disk is held");
+        spool.tidy().await;
+        spool.tidy().await;
+        assert_eq!(spool.state().live_messages, 0, "its client was told to send it again");
+    });
+}
+
+#[test]
+fn a_connection_that_ends_does_not_end_the_commit_of_others() {
+    with_the_disk_held(|release, spool, _| async move {
+        let mut commits = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let spool = spool.clone();
+            commits.spawn(async move {
+                store(&spool, 1, b"hello\r\n").await.map(|accepted| accepted.envelope.id)
+            });
+        }
+        tokio::task::yield_now().await;
+        // The first of them started the leader.
+        let gone = tokio::spawn({
+            let spool = spool.clone();
+            async move { store(&spool, 1, b"gone\r\n").await.map(|_| ()) }
+        });
+        tokio::task::yield_now().await;
+        gone.abort();
+        release.send(()).expect("the disk is held");
+        assert_eq!(commits.join_all().await.into_iter().filter(Result::is_ok).count(), 10);
+        spool.tidy().await;
+        spool.tidy().await;
+        assert_eq!(spool.state().live_messages, 10);
+    });
+}
+
+#[tokio::test]
+async fn large_drafts_spill_and_small_ones_do_when_the_budget_is_spent() {
+    let dir = room();
+    let (disk, _) = Disk::recording(dir.path()).expect("a directory");
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let settings = Settings { draft_memory_bytes: 4_000, ..settings(dir.path()) };
+    let (spool, _) = Spool::open_on(disk, settings, clock).expect("it opens");
+    let mut large = spool.draft();
+    for _ in 0..5 {
+        large.push(&[b'l'; 1_000]);
+        large.settle().await.expect("room");
+    }
+    assert!(dir.path().join(format!("body-{}", large.id())).exists());
+    let mut small: Vec<_> = (0..4).map(|_| spool.draft()).collect();
+    for draft in &mut small {
+        draft.push(&[b's'; 1_500]);
+        draft.settle().await.expect("room");
+    }
+    assert!(spool.state().memory_bytes <= 4_000 + 1_500, "{}", spool.state().memory_bytes);
+    let accepted = large.commit(envelope(1), HEAD.to_vec()).await.expect("stored");
+    assert_eq!(bytes_of(&accepted.content).await, [HEAD, &[b'l'; 5_000]].concat());
+    let read = spool.read(accepted.envelope.id).await.expect("readable");
+    assert_eq!(bytes_of(&read).await, [HEAD, &[b'l'; 5_000]].concat());
+    drop(small);
+    spool.record(accepted.envelope.id, &[ended(0)]);
+    spool.tidy().await;
+    assert_eq!(spool.state().memory_bytes, 0);
+    let bodies = std::fs::read_dir(dir.path())
+        .expect("readable")
+        .filter(|entry| entry.as_ref().expect("readable").file_name().to_string_lossy().starts_with("body-"));
+    assert_eq!(bodies.count(), 0, "dropped drafts and finished messages leave no file");
+}
+
+#[tokio::test]
+async fn messages_come_back_in_the_order_received_with_their_progress() {
+    let dir = room();
+    let (spool, _, _) = open(dir.path());
+    let mut ids = Vec::new();
+    for round in 0..30_u32 {
+        let id = store(&spool, 3, &[b'x'; 600]).await.expect("stored").envelope.id;
+        spool.record(id, &[ended(1), deferred(2, round + 1)]);
+        spool.record(id, &[deferred(2, round + 2)]);
+        ids.push(id);
+    }
+    spool.quarantine(ids[7], "an attempt panicked");
+    spool.clone().close().await;
+    let copy = copy_of(dir.path());
+    let (again, recovered, _) = open(copy.path());
+    assert_eq!(recovered.messages.iter().map(|message| message.envelope.id).collect::<Vec<_>>(), ids);
+    for (round, message) in (0..).zip(&recovered.messages) {
+        let progress = &message.progress;
+        assert_eq!(progress[0], RecipientProgress::default());
+        assert_eq!(progress[1].end, Some(End::Delivered));
+        assert_eq!(progress[2], deferred(2, round + 2).1);
+        assert_eq!(message.quarantined, round == 7);
+        assert_eq!(message.body_bytes, 600);
+    }
+    assert!(again.mint() > *ids.last().expect("some"), "names rise over a restart");
+    assert_eq!(recovered.findings, []);
+}
+
+#[tokio::test]
+async fn two_daemons_never_share_a_spool_and_nobody_else_may_look() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = room();
+    let below = dir.path().join("state").join("spool");
+    let (first, _, _) = open(&below);
+    store(&first, 1, b"private\r\n").await.expect("stored");
+    assert!(matches!(try_open(&below).err(), Some(Error::InUse)));
+    assert_eq!(std::fs::metadata(&below).expect("there").permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(&below).expect("readable") {
+        let mode = entry.expect("readable").metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+/// Not a test of speed: it prints figures for `docs/SPOOL.md`, and takes real syncs on a real disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures; run it by name, with --nocapture"]
+async fn figures() {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let settings = Settings { min_free_bytes: 0, ..Settings::new(dir.path().to_owned()) };
+    let open = |settings: Settings| async move {
+        let opening = tokio::task::spawn_blocking(move || Spool::open(settings, Clock::System));
+        opening.await.expect("no panic").expect("it opens")
+    };
+    let (spool, _) = open(settings.clone()).await;
+    let messages = 100_000;
+    let memory = resident_kib();
+    let started = tokio::time::Instant::now();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let spool = spool.clone();
+        writers.spawn(async move {
+            for _ in 0..messages / 64 {
+                store(&spool, 1, &[b'x'; 4_096]).await.expect("stored");
+            }
+        });
+    }
+    while writers.join_next().await.is_some() {}
+    let took = started.elapsed();
+    let state = spool.state();
+    println!("{:.0} messages/s, {} commits, {} syncs", 1e5 / took.as_secs_f64(), state.commits, state.syncs);
+    println!("{} KiB more memory for {} live messages", resident_kib() - memory, state.live_messages);
+    // Dropped, not closed: what a kill leaves.
+    drop(spool);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = tokio::time::Instant::now();
+    let (spool, recovered) = open(settings).await;
+    println!("opened in {:?} with {} messages", started.elapsed(), recovered.messages.len());
+    let started = tokio::time::Instant::now();
+    for message in &recovered.messages {
+        spool.record(message.envelope.id, &[ended(0)]);
+    }
+    spool.tidy().await;
+    println!("all ended in {:?}; {} bytes on disk", started.elapsed(), spool.state().bytes_on_disk);
+    spool.close().await;
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }

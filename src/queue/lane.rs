@@ -132,19 +132,28 @@ impl Lane {
     /// The next job to try now, oldest first; a probe when the road is down.
     pub(super) fn take(&mut self, now: Timestamp) -> Option<Job> {
         self.release_due(now);
-        let id = match &mut self.road {
+        let id = match &self.road {
             Road::Open => *self.ready.first_key_value()?.0,
             Road::Down { next_probe, probing, .. } => {
                 if *probing || *next_probe > now {
                     return None;
                 }
-                let id = next_probe_id(&self.ready, self.refused_probe)?;
-                *probing = true;
-                id
+                next_probe_id(&self.ready, self.refused_probe)?
             }
         };
+        // What is too old is the keeper's to end: an attempt would only put it off until now, for ever.
+        if self.is_expired(self.ready.get(&id)?, now) {
+            return None;
+        }
+        if let Road::Down { probing, .. } = &mut self.road {
+            *probing = true;
+        }
         self.in_flight.insert(id);
         self.ready.remove(&id)
+    }
+
+    fn is_expired(&self, job: &Job, now: Timestamp) -> bool {
+        self.backoff.expires_at(job.envelope.received_at) <= now
     }
 
     fn release_due(&mut self, now: Timestamp) {
@@ -621,6 +630,15 @@ mod tests {
         assert_eq!(lane.next_wake().expect("something waits"), at(60));
         assert_eq!(lane.take_expired(at(day)).len(), 2);
         assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn what_is_too_old_is_ended_and_not_tried_again() {
+        let mut lane = lane();
+        let day = 24 * 60 * 60;
+        lane.add_waiting(put_off(job(1, "anna@contoso.com"), at(day + 1800), 3600));
+        assert_eq!(take_id(&mut lane, at(day)), None, "no attempt");
+        assert_eq!(lane.take_expired(at(day)).len(), 1);
     }
 
     #[test]

@@ -492,7 +492,8 @@ impl Inner {
                     inner: self.clone(),
                     id: store.id,
                     recipients: store.recipients,
-                    claimed: false,
+                    // Its cause has ended with it: a notice that came too late to be heard of still goes out.
+                    claimed: store.kind == Kind::Notice,
                 };
                 answers.push((store.done, stored));
             }

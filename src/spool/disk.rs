@@ -93,6 +93,13 @@ pub enum Lasting {
     Forever,
 }
 
+/// Whether an operation takes space on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Space {
+    Taken,
+    Kept,
+}
+
 /// The list of operations, and the fault to come.
 #[derive(Debug, Default)]
 pub struct Recorder {
@@ -106,6 +113,7 @@ struct Tape {
     next_file: u64,
     counted: u64,
     fault: Option<Fault>,
+    no_new_space: bool,
 }
 
 impl Recorder {
@@ -125,6 +133,11 @@ impl Recorder {
     /// Operations tried so far, failed ones too.
     pub fn counted(&self) -> u64 {
         self.tape.lock().expect("no panic while recording").counted
+    }
+
+    /// From now on no file can be made, and none be lengthened by setting blocks aside.
+    pub fn refuse_new_space(&self) {
+        self.tape.lock().expect("no panic while recording").no_new_space = true;
     }
 
     pub fn fail(&self, fault: Option<Fault>) {
@@ -178,7 +191,10 @@ impl Disk {
 
     pub(super) fn create(&self, name: &str) -> io::Result<DiskFile> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Taken)?;
+        if tape.as_ref().is_some_and(|tape| tape.no_new_space) {
+            return Err(FaultKind::Full.error());
+        }
         let file = private().create(true).truncate(true).open(self.dir.join(name))?;
         let id = tape.as_mut().map_or(0, |tape| {
             let id = tape.name_file(name);
@@ -200,7 +216,7 @@ impl Disk {
 
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Kept)?;
         std::fs::rename(self.dir.join(from), self.dir.join(to))?;
         if let Some(tape) = &mut tape {
             if let Some(id) = tape.files.remove(from) {
@@ -213,7 +229,7 @@ impl Disk {
 
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Kept)?;
         std::fs::remove_file(self.dir.join(name))?;
         if let Some(tape) = &mut tape {
             tape.files.remove(name);
@@ -225,7 +241,7 @@ impl Disk {
     /// Makes every creation, renaming and removal so far durable.
     pub(super) fn sync_directory(&self) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Kept)?;
         match &mut tape {
             Some(tape) => tape.operations.push(Operation::SyncDirectory),
             None => self.handle.sync_all()?,
@@ -240,7 +256,7 @@ impl Disk {
         let mut tape = self.tape();
         if let Some(recording) = &mut tape {
             let mut data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            let fault = recording.fault();
+            let fault = recording.fault(Space::Taken);
             if let Some(kind) = fault {
                 // A full disk takes what still fits.
                 data.truncate(if kind == FaultKind::Full { data.len() / 2 } else { 0 });
@@ -262,7 +278,7 @@ impl Disk {
     /// `fdatasync`: what was written to this file is durable once it returns.
     pub(super) fn sync(&self, file: &DiskFile) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Kept)?;
         match &mut tape {
             Some(tape) => tape.operations.push(Operation::Sync { file: file.id }),
             None => file.file.sync_data()?,
@@ -273,7 +289,7 @@ impl Disk {
 
     pub(super) fn resize(&self, file: &DiskFile, len: u64) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Kept)?;
         file.file.set_len(len)?;
         if let Some(tape) = &mut tape {
             tape.operations.push(Operation::Resize { file: file.id, len });
@@ -284,7 +300,10 @@ impl Disk {
     /// Sets blocks aside, so that later writes below `len` neither fail for space nor grow the file.
     pub(super) fn allocate(&self, file: &DiskFile, len: u64) -> io::Result<()> {
         let mut tape = self.tape();
-        self.fault(&mut tape)?;
+        self.fault(&mut tape, Space::Taken)?;
+        if tape.as_ref().is_some_and(|tape| tape.no_new_space) && file.len()? < len {
+            return Err(FaultKind::Full.error());
+        }
         let len_signed = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         match fallocate(&file.file, FallocateFlags::empty(), 0, len_signed) {
             Ok(()) => {}
@@ -318,8 +337,8 @@ impl Disk {
         self.recorder.as_ref().map(|recorder| recorder.tape.lock().expect("no panic while recording"))
     }
 
-    fn fault(&self, tape: &mut Option<MutexGuard<'_, Tape>>) -> io::Result<()> {
-        match tape.as_mut().and_then(|tape| tape.fault()) {
+    fn fault(&self, tape: &mut Option<MutexGuard<'_, Tape>>, space: Space) -> io::Result<()> {
+        match tape.as_mut().and_then(|tape| tape.fault(space)) {
             Some(kind) => Err(kind.error()),
             None => Ok(()),
         }
@@ -334,10 +353,11 @@ impl Tape {
         id
     }
 
-    fn fault(&mut self) -> Option<FaultKind> {
+    fn fault(&mut self, space: Space) -> Option<FaultKind> {
         let now = self.counted;
         self.counted += 1;
-        let fault = self.fault?;
+        // What takes no space does not fail for want of it.
+        let fault = self.fault.filter(|fault| fault.kind == FaultKind::Broken || space == Space::Taken)?;
         let due = match fault.lasting {
             Lasting::Once => now == fault.at,
             Lasting::Forever => now >= fault.at,

@@ -271,6 +271,18 @@ impl RecordHeader {
     }
 }
 
+/// The header that one flipped bit made of these bytes, if it was one of this segment. A torn write does not
+/// flip single bits, and neither do the bytes of an older use: this is damage.
+pub(super) fn find_flipped(salt: u64, bytes: &[u8]) -> Option<RecordHeader> {
+    let mut tried: [u8; RECORD_HEADER_BYTES] = bytes.get(..RECORD_HEADER_BYTES)?.try_into().ok()?;
+    (0..RECORD_HEADER_BYTES * 8).find_map(|bit| {
+        tried[bit / 8] ^= 1 << (bit % 8);
+        let header = RecordHeader::decode(salt, &tried);
+        tried[bit / 8] ^= 1 << (bit % 8);
+        header
+    })
+}
+
 /// The next place at or after `from` that may begin a record.
 pub(super) fn find_marker(bytes: &[u8], from: usize) -> Option<usize> {
     memchr::memmem::find(bytes.get(from..)?, &RECORD_MARKER).map(|at| from + at)
@@ -404,6 +416,7 @@ mod tests {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(RecordHeader::decode(42, &flipped), None, "bit {bit}");
+            assert_eq!(find_flipped(42, &flipped), Some(header()), "bit {bit}");
         }
     }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile};
 use super::format::{
     HeaderRead, Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
-    SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TrailerRead, body_name, decode_trailer, find_marker,
-    index_entries, parse_body_name, parse_spare_name,
+    SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TrailerRead, body_name, decode_trailer, find_flipped,
+    find_marker, index_entries, parse_body_name, parse_spare_name,
 };
 use super::index::{Entry, Index, Segment, Stage};
 use super::progress::{Open, RecipientProgress};
@@ -206,7 +206,7 @@ fn read_segment(
                 }
             };
             for spot in scan.bad {
-                if spot.offset < boundary {
+                if spot.offset < boundary || spot.certain {
                     damaged = true;
                     found.recovered.findings.push(Finding::Damaged {
                         segment: segment_name(),
@@ -469,7 +469,9 @@ struct Scan {
 struct BadSpot {
     offset: u64,
     id: Option<MessageId>,
-    /// A message of which only the content is damaged.
+    /// Not what a torn write leaves.
+    certain: bool,
+    /// A message whose envelope is whole.
     salvage: Option<(RecordHeader, Vec<u8>)>,
 }
 
@@ -525,14 +527,20 @@ impl<'a> SegmentReader<'a> {
         let mut scan = Scan { end: SEGMENT_HEADER_BYTES, ..Scan::default() };
         let mut at = SEGMENT_HEADER_BYTES;
         while at < self.len {
-            let Some(header) = self.header_at(at)? else {
-                let Some(next) = self.next_header(at + 1)? else {
-                    // Zeros or an older use of the file: the end. Anything else there was never whole.
-                    break;
-                };
-                scan.bad.push(BadSpot { offset: at, id: None, salvage: None });
-                at = next;
-                continue;
+            let (header, flipped) = match self.header_at(at)? {
+                Some(header) => (header, false),
+                None => match self.flipped_header_at(at)? {
+                    Some(header) => (header, true),
+                    None => {
+                        let Some(next) = self.next_header(at + 1)? else {
+                            // Zeros or an older use of the file: the end. Anything else there was never whole.
+                            break;
+                        };
+                        scan.bad.push(BadSpot { offset: at, id: None, salvage: None, certain: false });
+                        at = next;
+                        continue;
+                    }
+                },
             };
             scan.synced_to = scan.synced_to.max(u64::from(header.synced_to));
             let end = at + header.record_bytes();
@@ -547,19 +555,19 @@ impl<'a> SegmentReader<'a> {
             let content_whole = end <= self.len && self.crc(meta_end, end)? == header.content_crc;
             match meta {
                 // Whole or torn: all before it was synced before it was written.
-                _ if header.kind == Kind::Index => {
+                _ if header.kind == Kind::Index && !flipped => {
                     scan.has_index = true;
                     scan.end = at;
                     return Ok(scan);
                 }
-                Some(meta) if content_whole => {
+                Some(meta) if content_whole && !flipped => {
                     scan.whole.push((u32::try_from(at).unwrap_or(u32::MAX), header, meta));
                     scan.end = end;
                     at = end;
                 }
                 meta => {
                     let salvage = meta.filter(|_| header.kind.is_message()).map(|meta| (header, meta));
-                    scan.bad.push(BadSpot { offset: at, id: Some(header.id), salvage });
+                    scan.bad.push(BadSpot { offset: at, id: Some(header.id), salvage, certain: flipped });
                     // Its own length is whole, yet what lies there may be another's: search from here.
                     match self.next_header(at + 1)? {
                         Some(next) => at = next,
@@ -577,6 +585,14 @@ impl<'a> SegmentReader<'a> {
         }
         let salt = self.salt;
         Ok(RecordHeader::decode(salt, self.bytes(at, RECORD_HEADER_BYTES)?))
+    }
+
+    fn flipped_header_at(&mut self, at: u64) -> io::Result<Option<RecordHeader>> {
+        if at + RECORD_HEADER_BYTES as u64 > self.len {
+            return Ok(None);
+        }
+        let salt = self.salt;
+        Ok(find_flipped(salt, self.bytes(at, RECORD_HEADER_BYTES)?))
     }
 
     fn next_header(&mut self, from: u64) -> io::Result<Option<u64>> {
