@@ -179,7 +179,6 @@ fn print(explanation: &Explanation) {
             None if step.rule.parse::<u16>().is_ok() => format!("rule {}", step.rule),
             None => step.rule.to_owned(),
         };
-        let rule = if rule == "rule 0" { "facts".to_owned() } else { rule };
         println!("  {rule:<16}{}", step.says);
     }
     println!();

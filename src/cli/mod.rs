@@ -6,10 +6,12 @@ mod explain;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::client;
+use crate::document::parse_duration;
 use crate::{config, daemon};
 
 const YES: u8 = 0;
@@ -92,9 +94,9 @@ enum DirectoryCommand {
 
 #[derive(Debug, Args)]
 struct Drain {
-    /// Seconds until what is still under way is cut off; the configured `deadlines.drain` when left out.
-    #[arg(long)]
-    timeout: Option<u64>,
+    /// How long until what is still under way is cut off, such as `30s`; `deadlines.drain` when left out.
+    #[arg(long, value_parser = patience)]
+    timeout: Option<Duration>,
 }
 
 /// Runs one command line.
@@ -126,8 +128,14 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Status => ask(cli, "/v1/status", print_fields),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Drain(drain) => {
-            let timeout = drain.timeout.map(|seconds| format!("?timeout_s={seconds}")).unwrap_or_default();
-            tell(cli, &format!("/v1/drain{timeout}"))
+            let timeout = drain
+                .timeout
+                .map(|patience| format!("?timeout_s={}", patience.as_secs()))
+                .unwrap_or_default();
+            match tell(cli, &format!("/v1/drain{timeout}")) {
+                YES => wait_for_the_end(cli),
+                other => other,
+            }
         }
     }
 }
@@ -262,6 +270,32 @@ fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_jso
     YES
 }
 
+/// Until nobody answers on the socket any more: the daemon bounds its drain itself.
+fn wait_for_the_end(cli: &Cli) -> u8 {
+    const LOOK_EVERY: Duration = Duration::from_millis(100);
+    let socket = match socket(cli) {
+        Ok(socket) => socket,
+        Err(code) => return code,
+    };
+    block_on(async {
+        while client::get(&socket, "/v1/status").await.is_ok() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    });
+    if !cli.json {
+        println!("drained");
+    }
+    YES
+}
+
+/// A duration with its unit, as everywhere; a bare number is seconds.
+fn patience(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    parse_duration(text).ok_or_else(|| "expected a duration such as 30s or 2m".to_owned())
+}
+
 fn retry_path(which: &Which) -> String {
     let mut path = "/v1/queue/retry?".to_owned();
     if let Some(id) = &which.id {
@@ -300,8 +334,17 @@ fn print_lanes(value: &serde_json::Value) {
 }
 
 fn print_messages(value: &serde_json::Value) {
-    let columns =
-        ["id", "received", "sender", "recipients", "destination", "attempts", "next_attempt", "last_reply"];
+    let columns = [
+        "id",
+        "received",
+        "sender",
+        "recipients",
+        "destination",
+        "state",
+        "attempts",
+        "next_attempt",
+        "last_reply",
+    ];
     print_table(value, &columns);
 }
 

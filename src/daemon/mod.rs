@@ -91,7 +91,7 @@ struct Daemon {
     spool: Spool,
     queue: Queue,
     entrances: Vec<Entrance>,
-    listeners: JoinSet<usize>,
+    listeners: JoinSet<()>,
     take_in: tokio::task::JoinHandle<()>,
     commands: mpsc::Receiver<Command>,
     draining: watch::Sender<bool>,
@@ -189,7 +189,7 @@ impl Daemon {
                 addresses.push((entrance.name.clone(), address));
             }
             let listener = Listener::new(socket, entrance, self.shared.clone());
-            self.listeners.spawn(listener.run(self.settings.deadlines.drain));
+            self.listeners.spawn(listener.run());
         }
         welcome::print(&self.settings, &self.inquiry, &addresses);
         Ok(())
@@ -226,13 +226,9 @@ impl Daemon {
         self.reporter.note(&Event::Draining { within });
         self.draining.send_replace(true);
         let deadline = tokio::time::Instant::now() + within;
-        let mut sessions_cut = 0;
-        let ended = async {
-            while let Some(cut) = self.listeners.join_next().await {
-                sessions_cut += cut.unwrap_or(0);
-            }
-        };
+        let ended = async { while self.listeners.join_next().await.is_some() {} };
         let _ = tokio::time::timeout_at(deadline, ended).await;
+        let sessions_cut = self.reporter.metrics().sessions();
         self.listeners.abort_all();
         while self.listeners.join_next().await.is_some() {}
         drop(self.shared);
@@ -264,17 +260,18 @@ impl Daemon {
             .await
             .map_err(|error| error.to_string())?
             .map_err(|mistakes| mistakes.to_string())?;
-        let config::Loaded { settings, table, warnings } = loaded;
+        let config::Loaded { settings: wanted, table, warnings } = loaded;
+        let fixed = settings_that_need_a_restart(&self.settings, &wanted);
+        let settings = Settings { node: self.settings.node.clone(), ..wanted };
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
         let services = Arc::new(services(&settings).map_err(|error| error.to_string())?);
-        let fixed = settings_that_need_a_restart(&self.settings, &settings);
         certificates::replace(&self.shared.tls, &settings).map_err(|error| error.to_string())?;
         for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
             self.reporter.note(&Event::Warning { what: &what });
         }
         self.inquiry.directory().replace(table);
-        self.inquiry.replace_rules(rules(&Settings { node: self.settings.node.clone(), ..settings.clone() }));
+        self.inquiry.replace_rules(rules(&settings));
         self.shared.texts.store(Arc::new(texts));
         self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
         self.ceilings.send_replace(settings::ceilings(&settings));
@@ -285,8 +282,7 @@ impl Daemon {
             }
         }
         self.queue.reconsider(settings::queue(&settings), services).await;
-        let node = self.settings.node.clone();
-        self.settings = Settings { node, ..settings };
+        self.settings = settings;
         Ok(warnings.len() + fixed.len())
     }
 }

@@ -56,11 +56,11 @@ impl AcceptedDomain {
     }
 
     /// The region that mail entered before, while the propagation window of a change is open (rule 21).
+    /// A change dated ahead counts as just made while clocks could differ so much, and not beyond.
     pub fn former_ingress_region(&self, rules: &Rules, now: Timestamp) -> Option<Region> {
         let changed_at = self.mail_flow_region_changed_at?;
-        // A change dated in the future has an age of zero: the window is open.
-        (now.since(changed_at) < rules.propagation_window)
-            .then(|| self.ingress_if(self.previous_mail_flow_region))
+        let distance = now.since(changed_at).max(changed_at.since(now));
+        (distance < rules.propagation_window).then(|| self.ingress_if(self.previous_mail_flow_region))
     }
 }
 
@@ -78,7 +78,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
             return Err(Reason::DomainLookupFailed);
         }
     };
-    trail.step("0", || describe(domain, facts.recipient_domain));
+    trail.step("facts", || describe(domain, facts.recipient_domain));
     decide_partner(&domain.tenant, facts.peer, facts.sender, facts.attribution, trail)?;
     if !domain.tenant.subscription {
         trail.step("16", || format!("tenant {} has no subscription", domain.tenant.id));

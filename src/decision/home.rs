@@ -80,10 +80,28 @@ pub fn decide_home(
         trail.step("23", || format!("sending to {} is disabled", domain.name));
         return Err(Reason::SendingDisabled);
     }
+    // Whether mail may leave this region comes before whether there is a way: a strict tenant's senders are
+    // told the same at every node.
+    if let Lookup::Found(user) = user {
+        may_be_at(rules, domain, home_region(&domain.tenant, user), attribution, trail)?;
+    }
     let place = hosted_place(rules, domain, *ingress, recipient, user, trail)?;
-    let Some(home) = place.home else { return Ok(place) };
+    if let Some(home) = place.home {
+        may_be_at(rules, domain, home, attribution, trail)?;
+    }
+    Ok(place)
+}
+
+/// Whether a message that came in here may belong to that region.
+fn may_be_at(
+    rules: &Rules,
+    domain: &AcceptedDomain,
+    home: Region,
+    attribution: &Attribution,
+    trail: &mut Trail,
+) -> Result<(), Reason> {
     if home == rules.node_region {
-        return Ok(place);
+        return Ok(());
     }
     if matches!(attribution, Attribution::PeerEdge(_)) {
         // Stale directories must not ping-pong a message between edges.
@@ -97,7 +115,7 @@ pub fn decide_home(
             .step("22", || format!("strict residency: the home region is {home}, not {}", rules.node_region));
         return Err(Reason::WrongRegion);
     }
-    Ok(place)
+    Ok(())
 }
 
 /// Where a message that is already ours goes on, asked before each attempt (rule 89).
@@ -175,7 +193,7 @@ fn hosted_place(
     match user {
         Lookup::Found(user) => {
             let home = home_region(&domain.tenant, user);
-            trail.step("0", || describe_home(&domain.tenant, user, home));
+            trail.step("facts", || describe_home(&domain.tenant, user, home));
             let irr = in_region_routing(domain, ingress, user, home);
             trail.step(irr_rule(irr), || format!("in-region routing: {}", irr.word()));
             region_place(rules, home, irr, trail)
@@ -256,7 +274,7 @@ fn irr_rule(irr: Irr) -> &'static str {
         Irr::NotApplied(IrrMiss::PdlMismatch) => "12",
         Irr::NotApplied(IrrMiss::NotPrimaryDomain) => "13",
         Irr::Applied | Irr::NotApplied(IrrMiss::NoUser | IrrMiss::NotEnabled | IrrMiss::MissingLicense) => {
-            "0"
+            "facts"
         }
     }
 }

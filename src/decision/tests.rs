@@ -312,6 +312,8 @@ fn rule_21_the_old_region_accepts_while_a_change_propagates() {
     assert_eq!(hop(moved(30, Some("EUR"))), Err(Reason::WrongRegion));
     assert_eq!(hop(moved(1, Some("NAM"))), Err(Reason::WrongRegion));
     assert_eq!(hop(moved(1, None)), Err(Reason::WrongRegion));
+    assert_eq!(hop(moved(-29, Some("EUR"))), Ok("relay:GBR".to_owned()), "a clock that runs ahead");
+    assert_eq!(hop(moved(-30, Some("EUR"))), Err(Reason::WrongRegion));
 }
 
 #[test]
@@ -321,6 +323,10 @@ fn rule_22_strict_residency_accepts_only_what_lives_here() {
     let hop = |flow: &str, user| Case::new(domain(strict("NAM"), Some(flow)), user).hop();
     assert_eq!(hop("EUR", user(Some("EUR"))), Ok("store:EUR".to_owned()));
     assert_eq!(hop("EUR", user(Some("GBR"))), Err(Reason::WrongRegion));
+    // Told the same where no way to the home region is configured.
+    let strict_jpn = Tenant { residency: Residency::Strict, ..tenant("NAM", &["NAM", "EUR", "JPN"]) };
+    let nowhere = Case::new(domain(strict_jpn, Some("EUR")), user(Some("JPN")));
+    assert_eq!(nowhere.hop(), Err(Reason::WrongRegion));
     // Outside the ingress region the domain alone answers: nobody is looked up.
     let outside = Case { user: Lookup::Failed, ..Case::new(domain(strict("NAM"), Some("GBR")), user(None)) };
     assert_eq!(outside.hop(), Err(Reason::WrongRegion));

@@ -281,7 +281,7 @@ fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, tab
     let aliases = section.list("aliases", |entry| own(table, entry)).unwrap_or_default();
     let location = section.read("preferred_data_location", |entry| {
         let text = entry.text()?;
-        if let Some((problem, expected)) = unknown_location(text, regions) {
+        if let Some((problem, expected)) = unusable_location(text, regions, tenant) {
             entry.warning(problem, expected);
         }
         Some(Box::from(text))
@@ -323,12 +323,18 @@ pub(super) fn check_address(
     Ok(())
 }
 
-/// Section 6, Codes: an unknown code in a user means the default region, and is worth a warning.
-pub(super) fn unknown_location(text: &str, regions: &Regions) -> Option<Complaint> {
-    regions.find(text).is_none().then(|| {
-        (
+/// Sections 0 and 6: a code that is unknown or not allowed means the default region, and is worth a warning.
+pub(super) fn unusable_location(text: &str, regions: &Regions, tenant: &Tenant) -> Option<Complaint> {
+    let Some(region) = regions.find(text) else {
+        return Some((
             format!("\"{text}\" is no region code, so the tenant's default region holds"),
             "one of the 25 codes or of region_codes".to_owned(),
+        ));
+    };
+    (!tenant.allows(region)).then(|| {
+        (
+            format!("{region} is not in the tenant's allowed_regions, so its default region holds"),
+            "one of allowed_regions".to_owned(),
         )
     })
 }

@@ -343,7 +343,7 @@ mod tests {
         ]
         .join("\n");
         let (table, warnings) = table(&text, Path::new("."));
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
         let mut found: Vec<String> = Directory::new(table)
             .check(&Regions::default())
             .iter()

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Table;
-use super::file::{LICENSES, check_address, licenses, unknown_location};
+use super::file::{LICENSES, check_address, licenses, unusable_location};
 use crate::document::{Entry, Mistake, Notes, suggestion};
 use crate::mail::{Address, Licenses, Regions, Tenant, User};
 
@@ -128,7 +128,8 @@ fn read_user(
     }
     let location = field(columns.location);
     if !location.is_empty()
-        && let Some((problem, expected)) = unknown_location(location, regions)
+        && let Some(tenant) = &tenant
+        && let Some((problem, expected)) = unusable_location(location, regions, tenant)
     {
         scribe.warning(line, &key("preferred_data_location"), &problem, &expected);
     }

@@ -14,7 +14,7 @@ use crate::decision::{Attribution, Reason, Rules, Trail};
 use crate::inquiry::{Asked, Circumstances, Names};
 use crate::mail::{Address, Envelope, MessageId, Peer, Sender, SessionId, header};
 use crate::net::{Wire, within};
-use crate::report::Event;
+use crate::report::{Event, Parting};
 use crate::session::{
     Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
     TlsOffer, reply_for,
@@ -63,6 +63,8 @@ pub(super) struct Connection {
     not_kept: Option<NotStored>,
     started: Instant,
     messages: u32,
+    /// Of the message that is being judged.
+    has_8bit: bool,
     lines: LineFinder,
     /// Where an answer is put into words; kept for its room.
     words: Vec<u8>,
@@ -96,6 +98,7 @@ impl Connection {
             not_kept: None,
             started: Instant::now(),
             messages: 0,
+            has_8bit: false,
             lines: LineFinder::default(),
             words: Vec::new(),
         }
@@ -108,6 +111,13 @@ impl Connection {
             Err(end) => end,
         };
         let why = end.to_string();
+        let notable = match end {
+            End::Closed => false,
+            // A look at the port, or a client that has said all it wanted.
+            End::HungUp => self.session.envelope().is_some(),
+            End::NotReading | End::Handshake(_) | End::Injection | End::Broken(_) => true,
+        };
+        let parting = if notable { Parting::Notable } else { Parting::Ordinary };
         if let End::Handshake(why) = &end {
             self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, why });
         }
@@ -117,6 +127,7 @@ impl Connection {
             why: &why,
             messages: self.messages,
             lasted,
+            parting,
         });
     }
 
@@ -175,6 +186,10 @@ impl Connection {
             self.not_kept = None;
         }
         let deadline = Instant::now() + self.session.patience();
+        // An old session may finish its transaction (rule 65), but not keep one open for ever.
+        if self.started.elapsed() >= self.terms.limits.session_age * 2 {
+            return Ok(self.session.on(Input::PatienceOver));
+        }
         let mut told = Told::default();
         loop {
             let (input, consumed) = match self.lines.find(wire.pending()) {
@@ -218,6 +233,8 @@ impl Connection {
             told.too_old = true;
             return Ok(Some(self.session.on(Input::TooOld)));
         }
+        let overdue_at = self.started + self.terms.limits.session_age * 2;
+        let deadline = deadline.min(overdue_at);
         let until = if told.too_old { deadline } else { deadline.min(old_at) };
         let mut draining = self.shared.draining.clone();
         tokio::select! {
@@ -244,7 +261,10 @@ impl Connection {
                 };
                 Ruling::Recipient(self.judge_recipient(asked, region_so_far).await)
             }
-            Question::Message { .. } => Ruling::Message(Ok(())),
+            Question::Message { summary } => {
+                self.has_8bit = summary.has_8bit;
+                Ruling::Message(Ok(()))
+            }
         }
     }
 
@@ -543,7 +563,8 @@ impl Connection {
             sender: open.sender,
             recipients: open.recipients,
             body: open.body,
-            smtputf8: open.smtputf8,
+            // What is ASCII throughout may go where SMTPUTF8 is not offered (RFC 6531 §3.6).
+            smtputf8: open.smtputf8 && self.has_8bit,
             ret: open.ret,
             envid: open.envid,
             transport: self.attribution.transport(),

@@ -109,9 +109,8 @@ impl Listener {
         Self { socket, entrance, shared }
     }
 
-    /// Accepts until the daemon drains, then waits for its sessions; returns how many were cut off when
-    /// `drain_patience` was over.
-    pub async fn run(self, drain_patience: Duration) -> usize {
+    /// Accepts until the daemon drains, then waits for its sessions to end. Dropped, it cuts them off.
+    pub async fn run(self) {
         let mut sessions = JoinSet::new();
         let mut draining = self.shared.draining.clone();
         let mut chance = Chance::from_os();
@@ -130,12 +129,7 @@ impl Listener {
             }
         }
         drop(self.socket);
-        let all_ended = async { while sessions.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(drain_patience, all_ended).await;
-        let cut = sessions.len();
-        sessions.abort_all();
         while sessions.join_next().await.is_some() {}
-        cut
     }
 
     /// The overall slot comes first, so that a full house leaves callers in the backlog.

@@ -246,7 +246,8 @@ async fn deliver(
             RemoteReply::ours("", Status::new(4, 4, 4), "no outbound path to the internet is configured");
         result.deferred.clone_from(&job.recipients);
         result.reply = Some(reply);
-        return Health::Unreached;
+        // Nobody was asked: nothing is known of that destination, and there is nothing to warn of.
+        return Health::Untried;
     }
     let limit = core.settings.load().messages_per_connection;
     let services = core.services.load_full();

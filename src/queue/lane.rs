@@ -4,10 +4,11 @@
 //! A dead destination is probed by one message and drains at once, in order, when it is back (rule 84).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::mail::{Address, MessageId, NextHopName, RemoteReply, Status};
+use crate::mail::{Address, Envelope, MessageId, NextHopName, RemoteReply, Status};
 
 use super::backoff::{Backoff, Priority};
 use super::job::Job;
@@ -27,6 +28,22 @@ pub(super) enum Road {
         next_probe: Timestamp,
         probing: bool,
     },
+}
+
+/// A job that a worker has, for the operator to see.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) recipients: Vec<u32>,
+    pub(super) bytes: u64,
+    pub(super) attempts: u32,
+}
+
+impl Flight {
+    fn of(job: &Job) -> Self {
+        let (recipients, bytes, attempts) = (job.recipients.clone(), job.bytes, job.attempts);
+        Self { envelope: job.envelope.clone(), recipients, bytes, attempts }
+    }
 }
 
 /// What an attempt told about the destination, beyond the message.
@@ -57,8 +74,8 @@ pub(super) struct Lane {
     /// Put off one by one until a time of their own.
     waiting: BTreeMap<MessageId, Job>,
     due: BTreeSet<(Timestamp, MessageId)>,
-    /// With a worker at this moment.
-    in_flight: BTreeSet<MessageId>,
+    /// With a worker at this moment; as they were when it took them.
+    in_flight: BTreeMap<MessageId, Flight>,
     road: Road,
     last: Option<RemoteReply>,
     /// Different recipients put off since one was last taken, at most `UNWELL_AFTER`.
@@ -77,7 +94,7 @@ impl Lane {
             ready: BTreeMap::new(),
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             road: Road::Open,
             last: None,
             put_off_in_a_row: Vec::new(),
@@ -148,8 +165,9 @@ impl Lane {
         if let Road::Down { probing, .. } = &mut self.road {
             *probing = true;
         }
-        self.in_flight.insert(id);
-        self.ready.remove(&id)
+        let job = self.ready.remove(&id)?;
+        self.in_flight.insert(id, Flight::of(&job));
+        Some(job)
     }
 
     fn is_expired(&self, job: &Job, now: Timestamp) -> bool {
@@ -389,8 +407,8 @@ impl Lane {
         self.ready.values().chain(self.waiting.values())
     }
 
-    pub(super) fn in_flight(&self) -> impl Iterator<Item = MessageId> + '_ {
-        self.in_flight.iter().copied()
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Flight> {
+        self.in_flight.values()
     }
 }
 
@@ -404,10 +422,8 @@ fn next_probe_id(ready: &BTreeMap<MessageId, Job>, refused: Option<MessageId>) -
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::mail::{BodyType, Envelope, Recipient, Region, Transport};
+    use crate::mail::{BodyType, Recipient, Region, Transport};
 
     const START: i64 = 1_800_000_000_000;
 

@@ -258,7 +258,7 @@ impl Queue {
         let mut rows = Vec::new();
         for road in self.0.roads() {
             let state = road.lock();
-            rows.extend(state.lane.jobs().take(limit).map(|job| MessageView::of(&state.lane, job)));
+            rows.extend(MessageView::all(&state.lane, limit));
         }
         rows.sort_by_key(|row: &MessageView| row.id);
         rows.truncate(limit);

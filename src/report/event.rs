@@ -9,6 +9,13 @@ use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
 
+/// Whether an end of a connection is worth a line by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    Ordinary,
+    Notable,
+}
+
 /// Borrowed throughout: an event is noted and gone.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -37,7 +44,7 @@ pub enum Event<'a> {
         within: Duration,
     },
     Stopped {
-        sessions_cut: usize,
+        sessions_cut: u64,
     },
     // Connections
     Connected {
@@ -64,6 +71,7 @@ pub enum Event<'a> {
         bytes: usize,
     },
     Disconnected {
+        parting: Parting,
         session: SessionId,
         why: &'a str,
         messages: u32,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use tracing::{info, warn};
 
-use super::Event;
+use super::{Event, Parting};
 use crate::mail::{Address, Sender};
 
 /// `log.format` of the configuration.
@@ -71,8 +71,11 @@ pub(super) fn write(event: &Event<'_>) {
         Event::InjectionDropped { session, bytes } => {
             warn!(event = "injection-dropped", %session, bytes, why = "pipelined behind STARTTLS");
         }
-        Event::Disconnected { session, why, messages, lasted } => {
+        Event::Disconnected { session, why, messages, lasted, parting: Parting::Ordinary } => {
             tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
+        }
+        Event::Disconnected { session, why, messages, lasted, parting: Parting::Notable } => {
+            info!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
         }
         Event::SenderRefused { session, peer, sender: from, reason, reply } => info!(
             event = "sender-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from),
