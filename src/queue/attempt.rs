@@ -81,7 +81,8 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
         work.as_mut().enable();
         {
             let mut state = road.lock();
-            if core.is_stopping() {
+            let connections = state.pace.connections(core.settings.load().connections_per_next_hop);
+            if core.is_stopping() || state.workers > connections {
                 state.workers -= 1;
                 return None;
             }
@@ -131,7 +132,9 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed
     let health = match next_hop {
         Some(next_hop) => match load(core, id, content.take()).await {
             Loaded::Content(loaded) => {
+                let started = tokio::time::Instant::now();
                 let health = deliver(core, courier, &next_hop, &job, &loaded, &mut result).await;
+                keep_pace(core, road, &health, started.elapsed());
                 content = Some(loaded);
                 health
             }
@@ -148,6 +151,18 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed
         None => Health::Untried,
     };
     conclude(core, road, job, content, result, health).await;
+}
+
+/// What this attempt says about how many connections the destination takes well.
+fn keep_pace(core: &Core, road: &Road, health: &Health, took: Duration) {
+    let ceiling = core.settings.load().connections_per_next_hop;
+    let mut state = road.lock();
+    match health {
+        Health::Works { .. } => state.pace.answered(took, ceiling),
+        Health::Unreached => state.pace.turned_away(),
+        // A mailbox that is full says nothing about the store's strength.
+        Health::PutOff { .. } | Health::Untried => {}
+    }
 }
 
 /// Rule 89: the way on is decided again before each attempt, never from the old answer. Leaves in `job`

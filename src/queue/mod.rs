@@ -7,6 +7,7 @@ mod attempt;
 mod backoff;
 mod job;
 mod lane;
+mod pace;
 mod view;
 
 pub use backoff::{Backoff, FIRST_INTERVAL_LIMIT, INTERVAL_LIMIT, Priority};
@@ -30,6 +31,7 @@ use crate::spool::{Accepted, RecipientProgress, RecoveredMessage, Spool};
 
 use job::Job;
 use lane::Lane;
+use pace::Pace;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -89,6 +91,7 @@ struct Road {
 
 struct RoadState {
     lane: Lane,
+    pace: Pace,
     next_hop: NextHop,
     workers: usize,
     idle: usize,
@@ -397,6 +400,7 @@ impl Core {
         let road = Arc::new(Road {
             state: Mutex::new(RoadState {
                 lane: Lane::new(next_hop.name.clone(), self.settings.load().backoff.clone()),
+                pace: Pace::default(),
                 next_hop: next_hop.clone(),
                 workers: 0,
                 idle: 0,
@@ -413,7 +417,7 @@ impl Core {
     /// Whether a worker more is worth its connection: none is idle, and jobs pile up behind those that
     /// work. Counts the new one at once.
     fn takes_on(&self, state: &mut RoadState, now: Timestamp) -> bool {
-        let limit = self.settings.load().connections_per_next_hop;
+        let limit = state.pace.connections(self.settings.load().connections_per_next_hop);
         let wanted = state.lane.runnable(now).div_ceil(4).min(limit);
         let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
         state.workers += usize::from(start);
