@@ -123,6 +123,28 @@ fn rule_83_holds_for_a_destination_that_never_answered() {
 }
 
 #[test]
+fn rule_87_a_sender_learns_once_that_a_message_is_late_if_it_wants_to() {
+    let edge = edge()
+        .relay("NAM", free_address())
+        .with(IMPATIENT)
+        .with("[queue]\ndelay_dsn_after = \"1s\"\nexpire_after = \"3s\"")
+        .start();
+    let mut client = edge.client();
+    client.expect("MAIL FROM:<anna@contoso.com> ENVID=late", "250 2.1.0 Sender OK");
+    client.expect("RCPT TO:<ben@contoso.com>", "250 2.1.5 Recipient OK");
+    client.expect("RCPT TO:<bob@contoso.com> NOTIFY=FAILURE", "250 2.1.5 Recipient OK");
+    assert!(client.data(letter("late")).starts_with("250 2.6.0 "));
+    let notices = edge.wait_for("anna@contoso.com", 2);
+    let statuses: Vec<String> = notices.iter().map(|notice| notice_parts(notice).0).collect();
+    let delayed: Vec<&String> = statuses.iter().filter(|status| status.contains("Action: delayed")).collect();
+    assert_eq!(delayed.len(), 1, "{statuses:?}");
+    assert!(delayed[0].contains("ben@contoso.com") && !delayed[0].contains("bob@contoso.com"), "{delayed:?}");
+    assert!(delayed[0].contains("Will-Retry-Until: ") && delayed[0].contains("Original-Envelope-Id: late"));
+    edge.wait_for_empty_queue();
+    assert_eq!(edge.mailbox("anna@contoso.com").len(), 2, "one that it is late, one that it is over");
+}
+
+#[test]
 fn rule_84_a_destination_that_comes_back_gets_its_backlog_in_the_order_received() {
     let at = free_address();
     let edge = edge().relay("NAM", at).with(IMPATIENT).with("[queue]\nconnections_per_next_hop = 1").start();

@@ -122,6 +122,7 @@ pub(super) fn queue(settings: &Settings) -> queue::Settings {
             first_intervals: queue.first_intervals.clone(),
             max_interval: queue.max_interval,
             expire_after: queue.expire_after,
+            delay_notice_after: queue.delay_dsn_after,
         },
         connections_per_next_hop: queue.connections_per_next_hop,
         messages_per_connection: queue.messages_per_connection,

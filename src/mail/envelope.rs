@@ -122,6 +122,11 @@ impl Recipient {
         Self { address, orcpt: None, notify: None }
     }
 
+    /// Whether the sender wants to hear that it takes long; the default is yes (RFC 3461 §4.1).
+    pub fn wants_delay(&self) -> bool {
+        self.notify.is_none_or(|notify| notify.delay)
+    }
+
     /// Whether the sender wants to hear of a failure; the default is yes (RFC 3461 §4.1).
     pub fn wants_failure(&self) -> bool {
         self.notify.is_none_or(|notify| notify.failure)

@@ -18,7 +18,7 @@ use crate::report::{Event, notice};
 use crate::spool::{self, Content, End, NotStored, Notice, RecipientProgress};
 
 use super::job::Job;
-use super::lane::{Change, Health};
+use super::lane::{Change, Health, Late};
 use super::{Core, Road, progress_of, reason_reply, undecided};
 
 /// Rule 83.
@@ -210,6 +210,7 @@ async fn decide_again(
             next_attempt: now,
             unreached: false,
             last: job.last.clone(),
+            delay_notified: job.delay_notified,
         };
         if undecided {
             put_off(core, &mut part, result.reply.clone(), 1);
@@ -365,7 +366,7 @@ async fn conclude(
     };
     let fates: Vec<(u32, RemoteReply)> = std::mem::take(&mut result.failed);
     if !changes.is_empty() {
-        end(core, &job.envelope, fates, None, changes, content).await;
+        end(core, &job.envelope, fates, News::FAILED, changes, content).await;
     }
     settle(core, road, id, left.map(|()| job), health, result.reply.as_ref());
 }
@@ -447,20 +448,49 @@ pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last:
         changes.push((*index, ended(End::Expired, job.attempts, now, last)));
         fates.push((*index, last.clone()));
     }
-    end(core, &job.envelope, fates, Some(EXPIRED), changes, None).await;
+    end(core, &job.envelope, fates, News::EXPIRED, changes, None).await;
 }
 
-/// Records the ends; with the notice they cause, if one is owed, in one atomic record.
+/// Rule 87: the sender learns that a message is late, once, if it wants to; attempts go on.
+pub(super) async fn tell_late(core: &Arc<Core>, late: Late, last: &RemoteReply) {
+    let until = core.settings.load().backoff.expires_at(late.envelope.received_at);
+    let changes = late.recipients.iter().map(|index| (*index, late.progress.clone())).collect();
+    let fates = late.recipients.iter().map(|index| (*index, last.clone())).collect();
+    let news = News { action: notice::Action::Delayed { until }, verdict: None };
+    end(core, &late.envelope, fates, news, changes, None).await;
+}
+
+/// What a notice is about.
+#[derive(Clone, Copy)]
+struct News {
+    action: notice::Action,
+    /// In place of what the next hop said.
+    verdict: Option<(Status, &'static str)>,
+}
+
+impl News {
+    const FAILED: Self = Self { action: notice::Action::Failed, verdict: None };
+    const EXPIRED: Self = Self { action: notice::Action::Failed, verdict: Some(EXPIRED) };
+
+    fn is_wanted_by(self, recipient: &Recipient) -> bool {
+        match self.action {
+            notice::Action::Failed => recipient.wants_failure(),
+            notice::Action::Delayed { .. } => recipient.wants_delay(),
+        }
+    }
+}
+
+/// Records what came of it; with the notice it causes, if one is owed, in one atomic record.
 async fn end(
     core: &Arc<Core>,
     envelope: &Arc<Envelope>,
     fates: Vec<(u32, RemoteReply)>,
-    verdict: Option<(Status, &'static str)>,
+    news: News,
     changes: Vec<(u32, RecipientProgress)>,
     content: Option<Content>,
 ) {
     let id = envelope.id;
-    let Some(to) = owed_to(core, envelope, &fates) else {
+    let Some(to) = owed_to(core, envelope, &fates, news) else {
         core.spool.record(id, &changes);
         return;
     };
@@ -469,7 +499,7 @@ async fn end(
         // The sender is told all the same, without the header.
         Loaded::Later(_) | Loaded::Damaged => Vec::new(),
     };
-    let notice = compose(core, envelope, to, &fates, verdict, &original);
+    let notice = compose(core, envelope, to, &fates, news, &original);
     let notice_id = notice.envelope.id;
     // The pause between tries of a spool that has no room: the outcome must not be lost (spec, section 6).
     const PAUSE: Duration = Duration::from_secs(1);
@@ -490,7 +520,12 @@ async fn end(
 }
 
 /// To whom a notice is owed for these failures, if to anybody (rule 85, RFC 3461 §4.1).
-fn owed_to<'a>(core: &Core, envelope: &'a Envelope, fates: &[(u32, RemoteReply)]) -> Option<&'a Address> {
+fn owed_to<'a>(
+    core: &Core,
+    envelope: &'a Envelope,
+    fates: &[(u32, RemoteReply)],
+    news: News,
+) -> Option<&'a Address> {
     if fates.is_empty() {
         return None;
     }
@@ -498,11 +533,11 @@ fn owed_to<'a>(core: &Core, envelope: &'a Envelope, fates: &[(u32, RemoteReply)]
         None => "the sender is null",
         Some(sender) => {
             let wanted =
-                |(index, _): &(u32, RemoteReply)| envelope.recipients[*index as usize].wants_failure();
+                |(index, _): &(u32, RemoteReply)| news.is_wanted_by(&envelope.recipients[*index as usize]);
             if fates.iter().any(wanted) {
                 return Some(sender);
             }
-            "the sender wants no failure notices"
+            "the sender wants no such notices"
         }
     };
     core.note(&Event::NotNotified { id: envelope.id, why });
@@ -514,7 +549,7 @@ fn compose(
     envelope: &Envelope,
     to: &Address,
     fates: &[(u32, RemoteReply)],
-    verdict: Option<(Status, &'static str)>,
+    news: News,
     original: &[u8],
 ) -> Notice {
     let now = core.clock.now();
@@ -523,12 +558,12 @@ fn compose(
     let fates: Vec<notice::Fate<'_>> = fates
         .iter()
         .map(|(index, reply)| (&envelope.recipients[*index as usize], reply))
-        .filter(|(recipient, _)| recipient.wants_failure())
+        .filter(|(recipient, _)| news.is_wanted_by(recipient))
         .map(|(recipient, reply)| notice::Fate {
             recipient: &recipient.address,
             orcpt: recipient.orcpt.as_deref(),
-            action: notice::Action::Failed,
-            verdict,
+            action: news.action,
+            verdict: news.verdict,
             reply,
         })
         .collect();

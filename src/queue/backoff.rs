@@ -32,6 +32,8 @@ pub struct Backoff {
     pub max_interval: Duration,
     /// Age at which a message ends with a notice (rule 83).
     pub expire_after: Duration,
+    /// Age at which its sender is told that it is late (rule 87).
+    pub delay_notice_after: Duration,
 }
 
 impl Default for Backoff {
@@ -40,6 +42,7 @@ impl Default for Backoff {
             first_intervals: [1, 5, 15].map(|minutes| Duration::from_secs(minutes * 60)).to_vec(),
             max_interval: INTERVAL_LIMIT,
             expire_after: Duration::from_secs(24 * 60 * 60),
+            delay_notice_after: Duration::from_secs(4 * 60 * 60),
         }
     }
 }
@@ -57,6 +60,10 @@ impl Backoff {
             }
         };
         interval.max(last).min(self.max_interval)
+    }
+
+    pub fn late_at(&self, received_at: Timestamp) -> Timestamp {
+        received_at.plus(self.delay_notice_after)
     }
 
     pub fn expires_at(&self, received_at: Timestamp) -> Timestamp {

@@ -26,6 +26,8 @@ pub(super) struct Job {
     /// The last attempt did not reach the next hop: due as soon as that is back, whatever was scheduled.
     pub unreached: bool,
     pub last: Option<RemoteReply>,
+    /// The sender knows that it is late (rule 87).
+    pub delay_notified: bool,
 }
 
 impl Job {
@@ -49,6 +51,7 @@ impl Job {
         self.attempts = self.attempts.max(other.attempts);
         self.interval = self.interval.max(other.interval);
         self.unreached |= other.unreached;
+        self.delay_notified &= other.delay_notified;
         self.content = self.content.take().or(other.content);
         self.last = self.last.take().or(other.last);
     }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::mail::{Address, Envelope, MessageId, NextHopName, RemoteReply, Status};
 
+use crate::spool::RecipientProgress;
+
 use super::backoff::{Backoff, Priority};
 use super::job::Job;
 
@@ -28,6 +30,26 @@ pub(super) enum Road {
         next_probe: Timestamp,
         probing: bool,
     },
+}
+
+/// A message whose sender is to be told that it is late.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) recipients: Vec<u32>,
+    pub(super) progress: RecipientProgress,
+    pub(super) last: Option<RemoteReply>,
+}
+
+impl Late {
+    fn of(job: &Job) -> Self {
+        Self {
+            envelope: job.envelope.clone(),
+            recipients: job.recipients.clone(),
+            progress: super::progress_of(job),
+            last: job.last.clone(),
+        }
+    }
 }
 
 /// A job that a worker has, for the operator to see.
@@ -85,6 +107,8 @@ pub(super) struct Lane {
     /// The probe that was put off: the next one is another message.
     refused_probe: Option<MessageId>,
     backoff: Backoff,
+    /// Every message up to this one has been looked at for its lateness.
+    late_up_to: MessageId,
 }
 
 impl Lane {
@@ -101,6 +125,7 @@ impl Lane {
             trouble_since: None,
             refused_probe: None,
             backoff,
+            late_up_to: MessageId::from_raw(0),
         }
     }
 
@@ -194,6 +219,37 @@ impl Lane {
             expired.push(entry.remove());
         }
         expired
+    }
+
+    /// The jobs whose sender is to be told that they are late: each once. Those with a worker are looked at
+    /// when they are back, if they come back.
+    pub(super) fn take_late(&mut self, now: Timestamp) -> Vec<Late> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let mut late = Vec::new();
+        let mut up_to = self.late_up_to;
+        let beyond = (Excluded(self.late_up_to), Unbounded);
+        for jobs in [&mut self.ready, &mut self.waiting] {
+            for (id, job) in jobs.range_mut(beyond) {
+                if self.backoff.late_at(job.envelope.received_at) > now {
+                    break;
+                }
+                up_to = up_to.max(*id);
+                if !std::mem::replace(&mut job.delay_notified, true) {
+                    late.push(Late::of(job));
+                }
+            }
+        }
+        self.late_up_to = up_to;
+        late
+    }
+
+    fn next_late(&self) -> Option<Timestamp> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let beyond = (Excluded(self.late_up_to), Unbounded);
+        let first = |jobs: &BTreeMap<MessageId, Job>| {
+            jobs.range(beyond).next().map(|(_, job)| self.backoff.late_at(job.envelope.received_at))
+        };
+        [first(&self.ready), first(&self.waiting)].into_iter().flatten().min()
     }
 
     /// How an attempt went. `job` is what is left of it to try again; it waits by itself when it alone was
@@ -316,7 +372,7 @@ impl Lane {
             Road::Down { next_probe, probing: false, .. } if !self.ready.is_empty() => Some(*next_probe),
             Road::Down { .. } | Road::Open => None,
         };
-        [due, expiry, probe].into_iter().flatten().min()
+        [due, expiry, probe, self.next_late()].into_iter().flatten().min()
     }
 
     /// How many workers could find something to do now.
@@ -388,9 +444,10 @@ impl Lane {
         self.last.as_ref()
     }
 
-    /// What a message that expires here is told.
-    pub(super) fn last_reply(&self, job: &Job) -> RemoteReply {
-        job.last.clone().or_else(|| self.last.clone()).unwrap_or_else(|| {
+    /// What the sender of a message that expires or waits here is told: what the next hop last said of it,
+    /// or of any.
+    pub(super) fn last_word(&self, of_job: Option<&RemoteReply>) -> RemoteReply {
+        of_job.or(self.last.as_ref()).cloned().unwrap_or_else(|| {
             RemoteReply::ours("", Status::new(4, 4, 1), "no attempt reached the next hop".to_owned())
         })
     }
@@ -459,6 +516,7 @@ mod tests {
             next_attempt: at(0),
             unreached: false,
             last: None,
+            delay_notified: false,
         }
     }
 
@@ -658,10 +716,23 @@ mod tests {
     }
 
     #[test]
+    fn a_late_message_is_told_of_once() {
+        let mut lane = filled(2);
+        probe(&mut lane, at(0));
+        let late = 4 * 60 * 60;
+        assert!(lane.take_late(at(late - 1)).is_empty());
+        assert!(lane.next_wake().is_some_and(|wake| wake <= at(late)));
+        let told: Vec<u64> = lane.take_late(at(late)).iter().map(|late| late.envelope.id.raw()).collect();
+        assert_eq!(told, [1, 2]);
+        assert!(lane.take_late(at(late + 1)).is_empty());
+    }
+
+    #[test]
     fn a_waiting_message_expires_before_its_next_attempt() {
         let mut lane = lane();
         let day = 24 * 60 * 60;
         lane.add_waiting(put_off(job(1, "anna@contoso.com"), at(day + 1800), 3600));
+        assert_eq!(lane.take_late(at(day - 1)).len(), 1);
         assert_eq!(lane.next_wake(), Some(at(day)));
         assert_eq!(lane.take_expired(at(day)).len(), 1);
         assert_eq!(lane.next_wake(), None);

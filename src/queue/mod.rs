@@ -30,7 +30,7 @@ use crate::report::{Event, Reporter};
 use crate::spool::{Accepted, RecipientProgress, RecoveredMessage, Spool};
 
 use job::Job;
-use lane::Lane;
+use lane::{Lane, Late};
 use pace::Pace;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +164,7 @@ impl Queue {
                     next_attempt: progress.next_attempt,
                     unreached: progress.unreached,
                     last: progress.last.clone(),
+                    delay_notified: progress.delay_notified,
                 };
                 self.0.enqueue(job, now).await;
             }
@@ -303,6 +304,7 @@ impl Core {
             next_attempt: now,
             unreached: false,
             last: None,
+            delay_notified: false,
         };
         self.budget(&mut job);
         self.enqueue(job, now).await;
@@ -354,6 +356,7 @@ impl Core {
                 next_attempt: job.next_attempt,
                 unreached: job.unreached,
                 last: job.last.clone(),
+                delay_notified: job.delay_notified,
             };
             if next_hop.name == NextHopName::Undecided && part.next_attempt <= now {
                 part.next_attempt =
@@ -447,14 +450,25 @@ impl Core {
         let mut stopping = self.stopping.subscribe();
         loop {
             let now = self.clock.now();
-            let (expired, wake, name) = {
+            let (expired, late, wake, name) = {
                 let mut state = road.lock();
                 let expired = state.lane.take_expired(now);
                 let replies: Vec<RemoteReply> =
-                    expired.iter().map(|job| state.lane.last_reply(job)).collect();
+                    expired.iter().map(|job| state.lane.last_word(job.last.as_ref())).collect();
                 let expired: Vec<(Job, RemoteReply)> = expired.into_iter().zip(replies).collect();
-                (expired, state.lane.next_wake(), state.lane.name.clone())
+                let late: Vec<Late> = state.lane.take_late(now);
+                let late: Vec<(Late, RemoteReply)> = late
+                    .into_iter()
+                    .map(|late| {
+                        let reply = state.lane.last_word(late.last.as_ref());
+                        (late, reply)
+                    })
+                    .collect();
+                (expired, late, state.lane.next_wake(), state.lane.name.clone())
             };
+            for (late, reply) in late {
+                attempt::tell_late(&self, late, &reply).await;
+            }
             for (mut job, reply) in expired {
                 self.take_content(&mut job);
                 attempt::expire(&self, &name, job, &reply).await;
@@ -539,6 +553,7 @@ fn progress_of(job: &Job) -> RecipientProgress {
         next_attempt: job.next_attempt,
         unreached: job.unreached,
         last: job.last.clone(),
+        delay_notified: job.delay_notified,
         ..RecipientProgress::default()
     }
 }
