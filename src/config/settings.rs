@@ -346,8 +346,8 @@ impl Default for Spool {
     fn default() -> Self {
         Self {
             segment_size: 64 * MIB,
-            large_body: MIB,
-            draft_size: 256 * KIB,
+            large_body: 2 * MIB,
+            draft_size: 2 * MIB,
             draft_memory: 128 * MIB,
             min_free: 256 * MIB,
         }
