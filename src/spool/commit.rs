@@ -15,7 +15,7 @@ use super::format::{Kind, Location, LogName, MessageMeta, QuarantineMeta, Record
 use super::index::Entry;
 use super::progress::{End, Open, RecipientProgress};
 use super::segment::{AppendError, Outgoing, Purpose, Tail, Writer, is_full};
-use super::{Inner, NotStored, Pressure};
+use super::{Inner, NO_ROOM, NotStored};
 use crate::mail::MessageId;
 
 /// One batch writes about this much before it syncs.
@@ -322,6 +322,8 @@ impl Inner {
             let room = writer.make_room(&self.disk, &self.index, LogName::Hot, bytes, purpose, highest_id);
             if let Err(error) = room {
                 refuse(stores, self.refusal(&error));
+                // Tidying may give some room back.
+                self.keeper.notify_one();
                 continue;
             }
             let sequences: Vec<u64> = stores.iter().map(|_| writer.next_sequence()).collect();
@@ -344,7 +346,7 @@ impl Inner {
                     placed.extend(stores.into_iter().zip(locations));
                 }
                 Err(AppendError::Full) => {
-                    self.set_pressure(Pressure::Full);
+                    self.found_no_room();
                     refuse(stores, NotStored::Full);
                 }
                 Err(AppendError::Broken(error)) => {
@@ -453,7 +455,7 @@ impl Inner {
                 }
                 Err(AppendError::Full) => {
                     drop(records);
-                    self.set_pressure(Pressure::Full);
+                    self.is_short(NO_ROOM);
                     writer.owed.extend(mine.into_iter().map(|note| (log, note)));
                 }
                 Err(AppendError::Broken(error)) => self.fail(&error),
@@ -510,7 +512,7 @@ impl Inner {
 
     pub(super) fn refusal(&self, error: &std::io::Error) -> NotStored {
         if is_full(error) {
-            self.set_pressure(Pressure::Full);
+            self.is_short(NO_ROOM);
             return NotStored::Full;
         }
         self.fail(error);

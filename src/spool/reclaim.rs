@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::commit::Note;
 use super::disk::DiskFile;
@@ -64,31 +65,75 @@ impl Inner {
         }
     }
 
+    /// What gives room comes before what takes it, and want of room ends a step, not the round: otherwise a
+    /// full disk would stay full.
     fn keep_round(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
         self.seal_rolled()?;
-        self.prepare_ahead()?;
-        let freed = self.free_finished(pace)?;
+        let freed = none_if_full(self.free_finished(pace))?;
         self.trim_spares(pace)?;
-        let rewritten = self.rewrite_stragglers(pace)?;
-        Ok(freed || rewritten)
+        let rewritten = none_if_full(self.rewrite_stragglers(pace))?;
+        self.prepare_ahead()?;
+        let given_up = self.is_tight() && self.give_up_waste()?;
+        self.has_room();
+        Ok(freed || rewritten || given_up)
+    }
+
+    /// Mail is refused, or soon will be, for want of room on the disk.
+    fn is_tight(&self) -> bool {
+        self.short_of_segments.load(Ordering::Acquire)
+            || self.disk.free_bytes().unwrap_or(0) < self.settings.min_free_bytes
+    }
+
+    /// On a disk so small, what is set aside and what is written but over counts too: the reserve of a spool
+    /// with nothing to deliver, and the end of the hot log when little in it is alive.
+    fn give_up_waste(&self) -> io::Result<bool> {
+        let mut writer = self.writer();
+        let (idle, live_in_tail) = {
+            let index = self.index();
+            let tail = writer.hot.as_ref().and_then(|tail| index.segments.get(&(LogName::Hot, tail.number)));
+            (index.live.messages == index.quarantined, tail.map_or(0, |segment| segment.live_bytes))
+        };
+        let spares = if idle { std::mem::take(&mut writer.spares) } else { Vec::new() };
+        let rolls = writer.hot.as_ref().is_some_and(|tail| {
+            let written = tail.used - SEGMENT_HEADER_BYTES;
+            let worth_it = idle || tail.used > tail.capacity / 2;
+            written > 0 && worth_it && written > 2 * live_in_tail
+        });
+        if rolls {
+            writer.roll(&self.index, LogName::Hot, None);
+        }
+        drop(writer);
+        for spare in &spares {
+            self.disk.remove(&spare_name(spare.number))?;
+        }
+        Ok(rolls || !spares.is_empty())
     }
 
     pub(super) fn wants_next(&self, hot: &Tail) -> bool {
         hot.used >= hot.capacity - hot.capacity / 8
     }
 
-    /// The next hot segment, before it is needed, and the reserve.
+    /// The reserve, and the next hot segment before it is needed, as far as there is room.
     fn prepare_ahead(&self) -> io::Result<()> {
         let mut writer = self.writer();
         if writer.spares.is_empty() {
-            let spare = writer.create_spare(&self.disk, self.settings.segment_bytes)?;
-            writer.spares.push(spare);
+            match writer.create_affordable(&self.disk) {
+                Ok(spare) => writer.spares.push(spare),
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-        if writer.next_hot.is_none() && writer.hot.as_ref().is_some_and(|hot| self.wants_next(hot)) {
+        let wanted = writer.hot.as_ref().is_none_or(|hot| self.wants_next(hot)) && writer.next_hot.is_none();
+        let mut short = false;
+        if wanted {
             let highest_id = self.highest_id();
-            let next = writer.prepare(&self.disk, LogName::Hot, Purpose::Accept, highest_id)?;
-            writer.next_hot = Some(next);
+            match writer.prepare(&self.disk, LogName::Hot, Purpose::Accept, highest_id) {
+                Ok(next) => writer.next_hot = Some(next),
+                Err(error) if is_full(&error) => short = true,
+                Err(error) => return Err(error),
+            }
         }
+        self.short_of_segments.store(short, Ordering::Release);
         Ok(())
     }
 
@@ -232,8 +277,8 @@ impl Inner {
             return self.disk.rename(&name, &format!("damaged-{name}"));
         }
         let wanted = match pace {
-            Pace::Flow => SPARES_IN_FLOW,
-            Pace::Rest => SPARES_AT_REST,
+            Pace::Flow if !self.is_tight() => SPARES_IN_FLOW,
+            Pace::Flow | Pace::Rest => SPARES_AT_REST,
         };
         let mut writer = self.writer();
         let Some(segment) = segment.filter(|_| writer.spares.len() < wanted) else {
@@ -275,6 +320,7 @@ impl Inner {
     /// than twice what lives in it.
     fn rewrite_stragglers(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
         let allowance = match pace {
+            Pace::Flow | Pace::Rest if self.is_tight() => 0,
             Pace::Flow => 2 * self.settings.segment_bytes,
             // At rest the reserve is the second segment of the bound.
             Pace::Rest => self.settings.segment_bytes,
@@ -466,6 +512,14 @@ impl Inner {
 impl Rewrite {
     fn record_bytes(&self) -> u64 {
         (RECORD_HEADER_BYTES + self.meta.len() + self.content.len()) as u64
+    }
+}
+
+/// A step that found no room has done nothing more.
+fn none_if_full(done: io::Result<bool>) -> io::Result<bool> {
+    match done {
+        Err(error) if is_full(&error) => Ok(false),
+        done => done,
     }
 }
 
