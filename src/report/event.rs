@@ -8,6 +8,7 @@ use crate::decision::{Attribution, Irr, Reason};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
+use crate::spool::Pressure;
 
 /// Borrowed throughout: an event is noted and gone.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ pub enum Event<'a> {
     },
     Warning {
         what: &'a str,
+    },
+    /// Whether there is room for more mail, when that changes (rules 18 and 60).
+    Pressure {
+        state: Pressure,
+        why: &'a str,
     },
     Reloaded {
         warnings: usize,

@@ -204,7 +204,7 @@ impl Spool {
             io::ErrorKind::WouldBlock => Error::InUse,
             _ => Error::Io(error),
         })?;
-        let found = recovery::recover(&disk)?;
+        let mut found = recovery::recover(&disk)?;
         let mut writer = Writer {
             hot: None,
             deferred: None,
@@ -220,9 +220,11 @@ impl Spool {
             // What was recovered is durable.
             moved: Vec::new(),
         };
+        found.spares.sort_by_key(|spare| std::cmp::Reverse(spare.file_bytes));
         for spare in found.spares {
-            // One that an earlier run did not finish, or made for another size, or while room was short.
-            if spare.file_bytes == settings.segment_bytes && writer.spares.is_empty() {
+            // Others an earlier run did not finish, or made for another size.
+            let fits = (*SEGMENT_BYTES.start()..=settings.segment_bytes).contains(&spare.file_bytes);
+            if fits && writer.spares.len() < reclaim::SPARES_IN_FLOW {
                 writer.spares.push(spare);
             } else {
                 disk.remove(&format::spare_name(spare.number))?;

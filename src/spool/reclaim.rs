@@ -4,6 +4,7 @@
 //! bodies of finished messages. Works beside the accept path and holds the writer's lock for short writes only.
 //! Order matters here more than anywhere: `docs/SPOOL.md` says why each step waits for the one before.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +27,7 @@ pub(super) const DEAD_BODIES_LIMIT: usize = 64;
 /// Rewriting holds the writer's lock for about this much at a time.
 const REWRITE_BYTES: u64 = 512 * 1024;
 /// Kept while mail flows, to be recycled; at rest the reserve alone stays.
-const SPARES_IN_FLOW: usize = 2;
+pub(super) const SPARES_IN_FLOW: usize = 2;
 const SPARES_AT_REST: usize = 1;
 
 /// How much tidying is due.
@@ -69,7 +70,7 @@ impl Inner {
     /// full disk would stay full.
     fn keep_round(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
         self.seal_rolled()?;
-        let freed = none_if_full(self.free_finished(pace))?;
+        let freed = none_if_full(self.free_finished(pace))? || self.free_front_with_its_ends()?;
         self.trim_spares(pace)?;
         let rewritten = none_if_full(self.rewrite_stragglers(pace))?;
         self.prepare_ahead()?;
@@ -266,6 +267,54 @@ impl Inner {
             // In order: were a later one gone and an earlier one not, finished mail would rise again.
             self.disk.sync_directory()?;
         }
+        Ok(true)
+    }
+
+    /// Where there is no room even for an end: the hot log's first segment goes when all that lives in it has
+    /// ended, and those ends need no writing. What is needed of it elsewhere is durable first.
+    fn free_front_with_its_ends(&self) -> io::Result<bool> {
+        let (number, damaged, ends, points) = {
+            let mut writer = self.writer();
+            if writer.owed.is_empty() {
+                return Ok(false);
+            }
+            self.write_owed(&mut writer);
+            let index = self.index();
+            let mut ends: HashMap<MessageId, Vec<u32>> = HashMap::new();
+            for (_, note) in &writer.owed {
+                // The outcome inside a notice must not be lost with the notice.
+                if !note.ended().is_empty() && !index.contains(note.id()) {
+                    return Ok(false);
+                }
+                ends.entry(note.id()).or_default().extend(note.ended());
+            }
+            let Some((number, front)) = index.front(LogName::Hot) else { return Ok(false) };
+            let living = index.living_in(LogName::Hot, number);
+            let over = |(id, entry): &(MessageId, &Entry)| {
+                let mut open = entry.open.clone();
+                ends.get(id).into_iter().flatten().for_each(|recipient| open.end(*recipient));
+                open.is_empty()
+            };
+            if front.stage != Stage::Sealed || living.is_empty() || !living.iter().all(over) {
+                return Ok(false);
+            }
+            let ids: Vec<_> = living.into_iter().map(|(id, _)| id).collect();
+            let damaged = front.damaged;
+            drop(index);
+            let ends: HashMap<_, _> = ids.into_iter().filter_map(|id| ends.remove_entry(&id)).collect();
+            (number, damaged, ends, self.all_sync_points(&writer))
+        };
+        self.sync_all(&points)?;
+        {
+            let mut writer = self.writer();
+            writer.owed.retain(|(_, note)| !ends.contains_key(&note.id()));
+            let mut index = self.index();
+            for (id, ended) in &ends {
+                index.progress(*id, None, ended);
+            }
+        }
+        self.free_segment(LogName::Hot, number, damaged, Pace::Rest)?;
+        self.disk.sync_directory()?;
         Ok(true)
     }
 
