@@ -588,6 +588,81 @@ async fn outcomes_still_fit_when_the_disk_is_full() {
     store(&spool, 1, &[b'x'; 2_000]).await.expect("emptied, it takes mail again");
 }
 
+/// Fills a disk of this size, ends with a kill, starts again on the full disk, and drains.
+async fn fill_and_drain(capacity: u64, segment_bytes: u64, min_free_bytes: u64, kills: usize) {
+    let told = format!("{capacity} bytes, segments of {segment_bytes}, {min_free_bytes} to stay free");
+    let dir = room();
+    let settings = |dir: &Path| Settings { segment_bytes, min_free_bytes, ..settings(dir) };
+    let start = |dir: &Path| {
+        let (disk, recorder) = Disk::recording(dir).expect("a directory");
+        recorder.limit(capacity);
+        let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+        Spool::open_on(disk, settings(dir), clock).unwrap_or_else(|error| panic!("{told}: {error}"))
+    };
+    let mut chance = Chance::from_seed(capacity);
+    let mut kept = BTreeMap::new();
+    let mut refused = 0;
+    let (mut spool, _) = start(dir.path());
+    while refused < 20 {
+        let len = if chance.below(8) == 0 { 5_000 } else { 200 + chance.below(1_500) };
+        let bytes = body(&mut chance, usize::try_from(len).expect("small"));
+        match store(&spool, 1, &bytes).await {
+            Ok(accepted) => drop(kept.insert(accepted.envelope.id, [HEAD, &bytes].concat())),
+            Err(NotStored::Full) => refused += 1,
+            Err(why) => panic!("{told}: {why}"),
+        }
+        // Each waits once more, as when its next hop is down.
+        if let Some((id, _)) = kept.iter().nth(usize::try_from(chance.below(50)).expect("small")) {
+            spool.record(*id, &[deferred(0, refused)]);
+        }
+    }
+    assert!(!kept.is_empty(), "{told}: it takes at least one message");
+    spool.tidy().await;
+    let mut place = dir;
+    for _ in 0..kills {
+        place = copy_of(place.path());
+        let (again, recovered) = start(place.path());
+        let found: BTreeSet<_> = recovered.messages.iter().map(|message| message.envelope.id).collect();
+        assert!(kept.keys().all(|id| found.contains(id)), "{told}: all are there after a kill");
+        again.tidy().await;
+        spool = again;
+    }
+    let mut ids: Vec<_> = kept.keys().copied().collect();
+    ids.sort_by_cached_key(|_| chance.next_u64());
+    for id in ids {
+        assert!(bytes_of(&spool.read(id).await.expect("readable")).await == kept[&id], "{told}");
+        spool.record(id, &[ended(0)]);
+    }
+    for _ in 0..3 {
+        spool.tidy().await;
+    }
+    let state = spool.state();
+    assert_eq!((state.live_messages, state.pressure), (0, Pressure::Free), "{told}: {state:?}");
+    let (mut again, mut refused) = (0, 0);
+    while refused < 3 {
+        if store(&spool, 1, &[b'x'; 1_000]).await.is_ok() {
+            again += 1;
+        } else {
+            refused += 1;
+            spool.tidy().await;
+        }
+    }
+    println!("{told}, {kills} kills: {} messages, and {again} once it was emptied", kept.len());
+    assert!(again >= kept.len() / 8, "{told}: {again} now, and {} before", kept.len());
+}
+
+#[tokio::test]
+async fn a_full_disk_that_was_emptied_takes_mail_again() {
+    for (segments, min_free_part) in [(8, 0), (8, 4), (8, 1), (4, 4), (3, 2), (2, 4), (2, 1), (1, 4)] {
+        let segment_bytes: u64 = 128 * 1024;
+        let min_free = segment_bytes.checked_div(min_free_part).unwrap_or(0);
+        for kills in [0, 1, 6] {
+            // Somewhat more than whole segments, so that the last piece is not a segment.
+            fill_and_drain(segments * segment_bytes + 70 * 1024, segment_bytes, min_free, kills).await;
+        }
+    }
+}
+
 // ---- damage ----
 
 #[tokio::test]

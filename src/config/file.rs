@@ -516,7 +516,7 @@ fn spool(top: &Section<'_>) -> Spool {
         section.read_or(key, default, |entry: &Entry<'_>| entry.size(range))
     };
     let spool = Spool {
-        segment_size: size("segment_size", default.segment_size, MIB..=4 * GIB),
+        segment_size: size("segment_size", default.segment_size, 64 * KIB..=GIB),
         large_body: size("large_body", default.large_body, 4 * KIB..=GIB),
         draft_size: size("draft_size", default.draft_size, 4 * KIB..=GIB),
         draft_memory: size("draft_memory", default.draft_memory, MIB..=1024 * GIB),

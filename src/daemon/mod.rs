@@ -128,7 +128,7 @@ impl Daemon {
             tls: Arc::new(tls),
             texts: ArcSwap::from_pointee(texts),
             arrivals,
-            pressure: pressure::watch(spool.clone(), ceilings.subscribe()),
+            pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
             draining: drain_watch.clone(),
             admission: Admission::new(limits.connections, limits.connections_per_ip),
             reporter: reporter.clone(),
@@ -334,7 +334,8 @@ async fn open_spool(
         reporter.note(&Event::Finding { what: &finding.to_string() });
     }
     for message in recovered.messages.iter().filter(|message| message.quarantined) {
-        reporter.note(&Event::Quarantined { id: message.envelope.id, why: "set aside before the restart" });
+        let why = message.quarantine.as_deref().unwrap_or("set aside before the restart");
+        reporter.note(&Event::Quarantined { id: message.envelope.id, why });
     }
     reporter
         .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::report::{Event, Reporter};
 use crate::spool::{Pressure, Spool};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -20,23 +21,37 @@ pub(super) struct Ceilings {
 }
 
 /// Keeps the receiver's value true for as long as somebody listens.
-pub(super) fn watch(spool: Spool, ceilings: watch::Receiver<Ceilings>) -> watch::Receiver<Pressure> {
+pub(super) fn watch(
+    spool: Spool,
+    ceilings: watch::Receiver<Ceilings>,
+    reporter: Reporter,
+) -> watch::Receiver<Pressure> {
     let mut disk = spool.pressure();
     let (sender, receiver) = watch::channel(*disk.borrow_and_update());
     tokio::spawn(async move {
+        // What a start finds is told too, unless all is well.
+        let mut told = Pressure::Free;
         loop {
+            let state = spool.state();
+            let now =
+                judge(*disk.borrow_and_update(), *ceilings.borrow(), resident_bytes(), state.live_messages);
+            sender.send_if_modified(|pressure| std::mem::replace(pressure, now) != now);
+            if now != told {
+                told = now;
+                let why = match now {
+                    Pressure::Free => "there is room",
+                    Pressure::Full => {
+                        state.shortage.unwrap_or("limits.memory or queue.max_messages is reached")
+                    }
+                    Pressure::Failed => state.failure.as_deref().unwrap_or("the disk failed"),
+                };
+                reporter.note(&Event::Pressure { state: now, why });
+            }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 changed = disk.changed() => if changed.is_err() { return },
                 () = sender.closed() => return,
             }
-            let now = judge(
-                *disk.borrow_and_update(),
-                *ceilings.borrow(),
-                resident_bytes(),
-                spool.state().live_messages,
-            );
-            sender.send_if_modified(|pressure| std::mem::replace(pressure, now) != now);
         }
     });
     receiver

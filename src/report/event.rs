@@ -8,6 +8,7 @@ use crate::decision::{Attribution, Irr, Reason};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
+use crate::spool::Pressure;
 
 /// Whether an end of a connection is worth a line by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,11 @@ pub enum Event<'a> {
     },
     Warning {
         what: &'a str,
+    },
+    /// Whether there is room for more mail, when that changes (rules 18 and 60).
+    Pressure {
+        state: Pressure,
+        why: &'a str,
     },
     Reloaded {
         warnings: usize,

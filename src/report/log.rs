@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::{Event, Parting};
 use crate::mail::{Address, Sender};
+use crate::spool::Pressure;
 
 /// `log.format` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +55,9 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Recovered { messages, findings } => info!(event = "recovered", messages, findings),
         Event::Finding { what } => warn!(event = "spool-finding", what),
         Event::Warning { what } => warn!(event = "warning", what),
+        Event::Pressure { state: Pressure::Free, why } => info!(event = "pressure", state = "free", why),
+        Event::Pressure { state: Pressure::Full, why } => warn!(event = "pressure", state = "full", why),
+        Event::Pressure { state: Pressure::Failed, why } => warn!(event = "pressure", state = "failed", why),
         Event::Reloaded { warnings } => info!(event = "reloaded", warnings),
         Event::ReloadRefused { why } => warn!(event = "reload-refused", why),
         Event::Draining { within } => info!(event = "draining", within_s = within.as_secs()),

@@ -151,6 +151,7 @@ impl Metrics {
             | Event::Recovered { .. }
             | Event::Finding { .. }
             | Event::Warning { .. }
+            | Event::Pressure { .. }
             | Event::Reloaded { .. }
             | Event::Draining { .. }
             | Event::Stopped { .. }

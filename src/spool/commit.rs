@@ -3,7 +3,7 @@
 //! Owns the list of those who wait, and its leader: whoever finds none at work starts one, detached, so
 //! that no connection's end can cancel it. Progress rides along, and nobody waits for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::format::{Kind, Location, LogName, MessageMeta, QuarantineMeta, Record
 use super::index::Entry;
 use super::progress::{End, Open, RecipientProgress};
 use super::segment::{AppendError, Outgoing, Purpose, Tail, Writer, is_full};
-use super::{Inner, NotStored, Pressure};
+use super::{Inner, NO_ROOM, NotStored};
 use crate::mail::MessageId;
 
 /// One batch writes about this much before it syncs.
@@ -24,6 +24,9 @@ const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 const PROGRESS_PATIENCE: Duration = Duration::from_millis(10);
 /// More than this does not wait.
 const PROGRESS_BYTES: u64 = 256 * 1024;
+
+/// So many changes may wait for room before they are summed up.
+const OWED_AT_EASE: usize = 1024;
 
 /// A message to be stored, encoded by its own task.
 #[derive(Debug)]
@@ -72,6 +75,28 @@ impl Note {
     fn new(kind: Kind, id: MessageId, meta: Vec<u8>, ended: Vec<u32>) -> Self {
         let meta_crc = crc32fast::hash(&meta);
         Self { kind, id, meta, meta_crc, ended }
+    }
+
+    pub(super) fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// The recipients that it ends.
+    pub(super) fn ended(&self) -> &[u32] {
+        &self.ended
+    }
+
+    /// Takes in a later one about the same message.
+    fn merge(&mut self, later: &Self) {
+        let changes = |note: &Self| serde_json::from_slice::<Vec<_>>(&note.meta).expect("our own JSON");
+        let mut merged: BTreeMap<u32, RecipientProgress> = changes(self).into_iter().collect();
+        for (recipient, change) in changes(later) {
+            let change: RecipientProgress = change;
+            if merged.get(&recipient).is_none_or(|known| known.end.is_none() || change.end.is_some()) {
+                merged.insert(recipient, change);
+            }
+        }
+        *self = Self::progress(self.id, &merged.into_iter().collect::<Vec<_>>());
     }
 
     fn header(&self, sequence: u64, synced_to: u32, previous: Option<Location>) -> RecordHeader {
@@ -322,6 +347,8 @@ impl Inner {
             let room = writer.make_room(&self.disk, &self.index, LogName::Hot, bytes, purpose, highest_id);
             if let Err(error) = room {
                 refuse(stores, self.refusal(&error));
+                // Tidying may give some room back.
+                self.keeper.notify_one();
                 continue;
             }
             let sequences: Vec<u64> = stores.iter().map(|_| writer.next_sequence()).collect();
@@ -344,7 +371,7 @@ impl Inner {
                     placed.extend(stores.into_iter().zip(locations));
                 }
                 Err(AppendError::Full) => {
-                    self.set_pressure(Pressure::Full);
+                    self.found_no_room();
                     refuse(stores, NotStored::Full);
                 }
                 Err(AppendError::Broken(error)) => {
@@ -412,6 +439,7 @@ impl Inner {
             if let Err(error) = room {
                 if self.refusal(&error) == NotStored::Full {
                     writer.owed.extend(mine.into_iter().map(|note| (log, note)));
+                    self.bound_owed(writer);
                 }
                 continue;
             }
@@ -453,12 +481,35 @@ impl Inner {
                 }
                 Err(AppendError::Full) => {
                     drop(records);
-                    self.set_pressure(Pressure::Full);
+                    self.is_short(NO_ROOM);
                     writer.owed.extend(mine.into_iter().map(|note| (log, note)));
+                    self.bound_owed(writer);
                 }
                 Err(AppendError::Broken(error)) => self.fail(&error),
             }
         }
+    }
+
+    /// What cannot be written must not heap up: of each message the sum is enough.
+    fn bound_owed(&self, writer: &mut Writer) {
+        let live = usize::try_from(self.index().live.messages).unwrap_or(usize::MAX);
+        if writer.owed.len() < live.saturating_mul(4).max(OWED_AT_EASE) {
+            return;
+        }
+        let mut sums: BTreeMap<MessageId, usize> = BTreeMap::new();
+        let mut kept: Vec<(LogName, Note)> = Vec::new();
+        for (log, note) in std::mem::take(&mut writer.owed) {
+            match sums.get(&note.id) {
+                Some(at) if note.kind == Kind::Progress => kept[*at].1.merge(&note),
+                Some(_) | None => {
+                    if note.kind == Kind::Progress {
+                        sums.insert(note.id, kept.len());
+                    }
+                    kept.push((log, note));
+                }
+            }
+        }
+        writer.owed = kept;
     }
 
     /// They are durable: into the index with them, and say so.
@@ -510,7 +561,7 @@ impl Inner {
 
     pub(super) fn refusal(&self, error: &std::io::Error) -> NotStored {
         if is_full(error) {
-            self.set_pressure(Pressure::Full);
+            self.is_short(NO_ROOM);
             return NotStored::Full;
         }
         self.fail(error);

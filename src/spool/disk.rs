@@ -114,6 +114,7 @@ struct Tape {
     counted: u64,
     fault: Option<Fault>,
     no_new_space: bool,
+    capacity: Option<u64>,
 }
 
 impl Recorder {
@@ -138,6 +139,11 @@ impl Recorder {
     /// From now on no file can be made, and none be lengthened by setting blocks aside.
     pub fn refuse_new_space(&self) {
         self.tape.lock().expect("no panic while recording").no_new_space = true;
+    }
+
+    /// From now on the directory is all of a file system of so many bytes.
+    pub fn limit(&self, capacity: u64) {
+        self.tape.lock().expect("no panic while recording").capacity = Some(capacity);
     }
 
     pub fn fail(&self, fault: Option<Fault>) {
@@ -193,6 +199,9 @@ impl Disk {
         let mut tape = self.tape();
         self.fault(&mut tape, Space::Taken)?;
         if tape.as_ref().is_some_and(|tape| tape.no_new_space) {
+            return Err(FaultKind::Full.error());
+        }
+        if self.left(&tape).is_some_and(|left| left == 0) {
             return Err(FaultKind::Full.error());
         }
         let file = private().create(true).truncate(true).open(self.dir.join(name))?;
@@ -256,7 +265,14 @@ impl Disk {
         let mut tape = self.tape();
         if let Some(recording) = &mut tape {
             let mut data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            let fault = recording.fault(Space::Taken);
+            let mut fault = recording.fault(Space::Taken);
+            if fault.is_none()
+                && let Some(left) = self.left(&tape)
+                && blocks(offset + data.len() as u64) > blocks(file.len()?) + left
+            {
+                fault = Some(FaultKind::Full);
+            }
+            let recording = tape.as_mut().expect("still recording");
             if let Some(kind) = fault {
                 // A full disk takes what still fits.
                 data.truncate(if kind == FaultKind::Full { data.len() / 2 } else { 0 });
@@ -301,7 +317,11 @@ impl Disk {
     pub(super) fn allocate(&self, file: &DiskFile, len: u64) -> io::Result<()> {
         let mut tape = self.tape();
         self.fault(&mut tape, Space::Taken)?;
-        if tape.as_ref().is_some_and(|tape| tape.no_new_space) && file.len()? < len {
+        let too_much = match self.left(&tape) {
+            Some(left) => blocks(len) > blocks(file.len()?) + left,
+            None => tape.as_ref().is_some_and(|tape| tape.no_new_space) && file.len()? < len,
+        };
+        if too_much {
             return Err(FaultKind::Full.error());
         }
         let len_signed = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -320,6 +340,9 @@ impl Disk {
 
     /// Bytes that the file system still has for us.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        if let Some(left) = self.left(&self.tape()) {
+            return Ok(left);
+        }
         let stat = statvfs(&self.dir)?;
         #[allow(clippy::useless_conversion, reason = "the widths differ between platforms")]
         Ok(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
@@ -333,6 +356,13 @@ impl Disk {
         self.counts.written.load(Ordering::Relaxed)
     }
 
+    /// Of the capacity that a test has set.
+    fn left(&self, tape: &Option<MutexGuard<'_, Tape>>) -> Option<u64> {
+        let capacity = tape.as_ref()?.capacity?;
+        let used: u64 = self.list().ok()?.into_iter().map(|(_, len)| blocks(len)).sum();
+        Some(capacity.saturating_sub(used))
+    }
+
     fn tape(&self) -> Option<MutexGuard<'_, Tape>> {
         self.recorder.as_ref().map(|recorder| recorder.tape.lock().expect("no panic while recording"))
     }
@@ -343,6 +373,11 @@ impl Disk {
             None => Ok(()),
         }
     }
+}
+
+/// Whole blocks, as a file system counts.
+fn blocks(len: u64) -> u64 {
+    len.next_multiple_of(4096)
 }
 
 impl Tape {

@@ -16,7 +16,7 @@ use super::disk::DiskFile;
 use super::format::{Cause, Kind, MessageMeta, body_name};
 use super::progress::RecipientProgress;
 use super::segment::is_full;
-use super::{Accepted, Inner, NotStored, Pressure};
+use super::{Accepted, Inner, NotStored};
 use crate::mail::{Envelope, MessageId};
 
 #[derive(Debug)]
@@ -257,7 +257,7 @@ impl Draft {
 fn draft_refusal(inner: &Inner, error: &io::Error) -> NotStored {
     inner.refused_drafts.fetch_add(1, Ordering::Relaxed);
     if is_full(error) {
-        inner.set_pressure(Pressure::Full);
+        inner.found_no_room();
         NotStored::Full
     } else {
         NotStored::Failed

@@ -137,6 +137,12 @@ impl Index {
         Some((key.1, segment))
     }
 
+    /// The messages in one segment. Looks at all: for rare use.
+    pub(super) fn living_in(&self, log: LogName, segment: u64) -> Vec<(MessageId, &Entry)> {
+        let here = |entry: &&Entry| entry.log == log && entry.at.segment == segment;
+        self.messages.iter().filter(|(_, entry)| here(entry)).map(|(id, entry)| (*id, entry)).collect()
+    }
+
     pub(super) fn log_segments(&self, log: LogName) -> impl Iterator<Item = (u64, &Segment)> {
         self.segments.range((log, 0)..=(log, u64::MAX)).map(|(key, segment)| (key.1, segment))
     }

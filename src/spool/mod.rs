@@ -50,6 +50,8 @@ const TICK: Duration = Duration::from_secs(15);
 const TICK_WHEN_FULL: Duration = Duration::from_secs(1);
 /// Closing waits this long for what is still to be written.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// What is short after a write that did not fit.
+const NO_ROOM: &str = "a write found no room on the disk";
 /// Bounds for a segment: large enough for one record, small enough for 32-bit offsets.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 16 * 1024..=1024 * 1024 * 1024;
 
@@ -146,6 +148,8 @@ pub struct State {
     pub memory_bytes: u64,
     pub refused_drafts: u64,
     pub pressure: Pressure,
+    /// What is short while the pressure is `Full`.
+    pub shortage: Option<&'static str>,
     /// What stopped acceptance.
     pub failure: Option<String>,
 }
@@ -170,6 +174,10 @@ struct Inner {
     index: Mutex<Index>,
     waiting: Mutex<Waiting>,
     pressure: watch::Sender<Pressure>,
+    /// Why the pressure is `Full`, when it is.
+    shortage: Mutex<&'static str>,
+    /// The hot log ends soon, and there is no room for its next segment.
+    short_of_segments: AtomicBool,
     failed: AtomicBool,
     failure: OnceLock<String>,
     closed: AtomicBool,
@@ -196,7 +204,7 @@ impl Spool {
             io::ErrorKind::WouldBlock => Error::InUse,
             _ => Error::Io(error),
         })?;
-        let found = recovery::recover(&disk)?;
+        let mut found = recovery::recover(&disk)?;
         let mut writer = Writer {
             hot: None,
             deferred: None,
@@ -206,14 +214,17 @@ impl Spool {
             sequence: found.highest_sequence,
             chance: Chance::from_os(),
             segment_bytes: settings.segment_bytes,
+            min_free_bytes: settings.min_free_bytes,
             rolled: found.rolled,
             owed: Vec::new(),
             // What was recovered is durable.
             moved: Vec::new(),
         };
+        found.spares.sort_by_key(|spare| std::cmp::Reverse(spare.file_bytes));
         for spare in found.spares {
-            // One that an earlier run did not finish, or made for another size.
-            if spare.file_bytes == settings.segment_bytes && writer.spares.is_empty() {
+            // Others an earlier run did not finish, or made for another size.
+            let fits = (*SEGMENT_BYTES.start()..=settings.segment_bytes).contains(&spare.file_bytes);
+            if fits && writer.spares.len() < reclaim::SPARES_IN_FLOW {
                 writer.spares.push(spare);
             } else {
                 disk.remove(&format::spare_name(spare.number))?;
@@ -236,6 +247,8 @@ impl Spool {
             index: Mutex::new(found.index),
             waiting: Mutex::default(),
             pressure: watch::Sender::new(Pressure::Free),
+            shortage: Mutex::default(),
+            short_of_segments: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -304,6 +317,7 @@ impl Spool {
             let spares: u64 = writer.spares.iter().map(|spare| spare.file_bytes).sum();
             spares + writer.next_hot.as_ref().map_or(0, |next| next.file_bytes)
         };
+        let pressure = *inner.pressure.borrow();
         let index = inner.index();
         State {
             live_messages: index.live.messages,
@@ -316,7 +330,8 @@ impl Spool {
             bytes_written: inner.disk.bytes_written(),
             memory_bytes: inner.budget.used(),
             refused_drafts: inner.refused_drafts.load(Ordering::Relaxed),
-            pressure: *inner.pressure.borrow(),
+            pressure,
+            shortage: (pressure == Pressure::Full).then(|| *inner.shortage()),
             failure: inner.failure.get().cloned(),
         }
     }
@@ -386,17 +401,47 @@ impl Inner {
     fn has_room(&self) -> bool {
         let free = self.disk.free_bytes().unwrap_or(0);
         let disk = free >= self.settings.min_free_bytes;
-        // Drafts spill above the budget; at twice that, other contents must go first.
-        let memory = self.budget.used() < self.settings.draft_memory_bytes.saturating_mul(2);
-        self.set_pressure(if disk && memory { Pressure::Free } else { Pressure::Full });
+        if !disk {
+            self.is_short("less than min_free is left on the disk");
+        } else if self.short_of_segments.load(Ordering::Acquire) {
+            self.is_short("the disk has no room for another segment");
+        } else if self.budget.used() >= self.settings.draft_memory_bytes.saturating_mul(2) {
+            // Drafts spill above the budget; at twice that, other contents must go first.
+            self.is_short("messages on their way hold twice draft_memory");
+        } else {
+            self.set_pressure(Pressure::Free);
+        }
         disk
+    }
+
+    /// No more mail for now.
+    fn is_short(&self, of: &'static str) {
+        *self.shortage() = of;
+        self.set_pressure(Pressure::Full);
+    }
+
+    /// A write found no room: tidying may give some back.
+    fn found_no_room(&self) {
+        self.is_short(NO_ROOM);
+        self.keeper.notify_one();
+    }
+
+    fn shortage(&self) -> MutexGuard<'_, &'static str> {
+        self.shortage.lock().expect("a word is replaced whole")
     }
 
     fn start_logs(&self) -> io::Result<()> {
         let mut writer = self.writer();
         let highest_id = self.highest_id();
-        // A full disk must not keep the daemon from starting: the reserve is there for emptying it.
-        writer.make_room(&self.disk, &self.index, LogName::Hot, 1, Purpose::Outcome, highest_id)
+        // A full disk must not keep the daemon from starting: the reserve is there for emptying it. Without
+        // any room at all what is there is still delivered, and the log begins when there is some.
+        match writer.make_room(&self.disk, &self.index, LogName::Hot, 1, Purpose::Outcome, highest_id) {
+            Err(error) if segment::is_full(&error) => {
+                self.found_no_room();
+                Ok(())
+            }
+            made => made,
+        }
     }
 
     fn end_logs(&self) {
@@ -514,11 +559,11 @@ async fn keep(spool: Weak<Inner>, called: Arc<Notify>) {
                 return;
             }
             let round = tokio::task::spawn_blocking(move || {
-                let room = inner.has_room();
-                (inner.keep(pace), room)
+                inner.has_room();
+                (inner.keep(pace), *inner.pressure.borrow())
             });
-            let Ok((more, room)) = round.await else { return };
-            tick = if room { TICK } else { TICK_WHEN_FULL };
+            let Ok((more, pressure)) = round.await else { return };
+            tick = if pressure == Pressure::Free { TICK } else { TICK_WHEN_FULL };
             if !more {
                 break;
             }

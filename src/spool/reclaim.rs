@@ -4,8 +4,10 @@
 //! bodies of finished messages. Works beside the accept path and holds the writer's lock for short writes only.
 //! Order matters here more than anywhere: `docs/SPOOL.md` says why each step waits for the one before.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::commit::Note;
 use super::disk::DiskFile;
@@ -25,7 +27,7 @@ pub(super) const DEAD_BODIES_LIMIT: usize = 64;
 /// Rewriting holds the writer's lock for about this much at a time.
 const REWRITE_BYTES: u64 = 512 * 1024;
 /// Kept while mail flows, to be recycled; at rest the reserve alone stays.
-const SPARES_IN_FLOW: usize = 2;
+pub(super) const SPARES_IN_FLOW: usize = 2;
 const SPARES_AT_REST: usize = 1;
 
 /// How much tidying is due.
@@ -64,31 +66,75 @@ impl Inner {
         }
     }
 
+    /// What gives room comes before what takes it, and want of room ends a step, not the round: otherwise a
+    /// full disk would stay full.
     fn keep_round(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
         self.seal_rolled()?;
-        self.prepare_ahead()?;
-        let freed = self.free_finished(pace)?;
+        let freed = none_if_full(self.free_finished(pace))? || self.free_front_with_its_ends()?;
         self.trim_spares(pace)?;
-        let rewritten = self.rewrite_stragglers(pace)?;
-        Ok(freed || rewritten)
+        let rewritten = none_if_full(self.rewrite_stragglers(pace))?;
+        self.prepare_ahead()?;
+        let given_up = self.is_tight() && self.give_up_waste()?;
+        self.has_room();
+        Ok(freed || rewritten || given_up)
+    }
+
+    /// Mail is refused, or soon will be, for want of room on the disk.
+    fn is_tight(&self) -> bool {
+        self.short_of_segments.load(Ordering::Acquire)
+            || self.disk.free_bytes().unwrap_or(0) < self.settings.min_free_bytes
+    }
+
+    /// On a disk so small, what is set aside and what is written but over counts too: the reserve of a spool
+    /// with nothing to deliver, and the end of the hot log when little in it is alive.
+    fn give_up_waste(&self) -> io::Result<bool> {
+        let mut writer = self.writer();
+        let (idle, live_in_tail) = {
+            let index = self.index();
+            let tail = writer.hot.as_ref().and_then(|tail| index.segments.get(&(LogName::Hot, tail.number)));
+            (index.live.messages == index.quarantined, tail.map_or(0, |segment| segment.live_bytes))
+        };
+        let spares = if idle { std::mem::take(&mut writer.spares) } else { Vec::new() };
+        let rolls = writer.hot.as_ref().is_some_and(|tail| {
+            let written = tail.used - SEGMENT_HEADER_BYTES;
+            let worth_it = idle || tail.used > tail.capacity / 2;
+            written > 0 && worth_it && written > 2 * live_in_tail
+        });
+        if rolls {
+            writer.roll(&self.index, LogName::Hot, None);
+        }
+        drop(writer);
+        for spare in &spares {
+            self.disk.remove(&spare_name(spare.number))?;
+        }
+        Ok(rolls || !spares.is_empty())
     }
 
     pub(super) fn wants_next(&self, hot: &Tail) -> bool {
         hot.used >= hot.capacity - hot.capacity / 8
     }
 
-    /// The next hot segment, before it is needed, and the reserve.
+    /// The reserve, and the next hot segment before it is needed, as far as there is room.
     fn prepare_ahead(&self) -> io::Result<()> {
         let mut writer = self.writer();
         if writer.spares.is_empty() {
-            let spare = writer.create_spare(&self.disk, self.settings.segment_bytes)?;
-            writer.spares.push(spare);
+            match writer.create_affordable(&self.disk) {
+                Ok(spare) => writer.spares.push(spare),
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-        if writer.next_hot.is_none() && writer.hot.as_ref().is_some_and(|hot| self.wants_next(hot)) {
+        let wanted = writer.hot.as_ref().is_none_or(|hot| self.wants_next(hot)) && writer.next_hot.is_none();
+        let mut short = false;
+        if wanted {
             let highest_id = self.highest_id();
-            let next = writer.prepare(&self.disk, LogName::Hot, Purpose::Accept, highest_id)?;
-            writer.next_hot = Some(next);
+            match writer.prepare(&self.disk, LogName::Hot, Purpose::Accept, highest_id) {
+                Ok(next) => writer.next_hot = Some(next),
+                Err(error) if is_full(&error) => short = true,
+                Err(error) => return Err(error),
+            }
         }
+        self.short_of_segments.store(short, Ordering::Release);
         Ok(())
     }
 
@@ -224,6 +270,54 @@ impl Inner {
         Ok(true)
     }
 
+    /// Where there is no room even for an end: the hot log's first segment goes when all that lives in it has
+    /// ended, and those ends need no writing. What is needed of it elsewhere is durable first.
+    fn free_front_with_its_ends(&self) -> io::Result<bool> {
+        let (number, damaged, ends, points) = {
+            let mut writer = self.writer();
+            if writer.owed.is_empty() {
+                return Ok(false);
+            }
+            self.write_owed(&mut writer);
+            let index = self.index();
+            let mut ends: HashMap<MessageId, Vec<u32>> = HashMap::new();
+            for (_, note) in &writer.owed {
+                // The outcome inside a notice must not be lost with the notice.
+                if !note.ended().is_empty() && !index.contains(note.id()) {
+                    return Ok(false);
+                }
+                ends.entry(note.id()).or_default().extend(note.ended());
+            }
+            let Some((number, front)) = index.front(LogName::Hot) else { return Ok(false) };
+            let living = index.living_in(LogName::Hot, number);
+            let over = |(id, entry): &(MessageId, &Entry)| {
+                let mut open = entry.open.clone();
+                ends.get(id).into_iter().flatten().for_each(|recipient| open.end(*recipient));
+                open.is_empty()
+            };
+            if front.stage != Stage::Sealed || living.is_empty() || !living.iter().all(over) {
+                return Ok(false);
+            }
+            let ids: Vec<_> = living.into_iter().map(|(id, _)| id).collect();
+            let damaged = front.damaged;
+            drop(index);
+            let ends: HashMap<_, _> = ids.into_iter().filter_map(|id| ends.remove_entry(&id)).collect();
+            (number, damaged, ends, self.all_sync_points(&writer))
+        };
+        self.sync_all(&points)?;
+        {
+            let mut writer = self.writer();
+            writer.owed.retain(|(_, note)| !ends.contains_key(&note.id()));
+            let mut index = self.index();
+            for (id, ended) in &ends {
+                index.progress(*id, None, ended);
+            }
+        }
+        self.free_segment(LogName::Hot, number, damaged, Pace::Rest)?;
+        self.disk.sync_directory()?;
+        Ok(true)
+    }
+
     fn free_segment(&self, log: LogName, number: u64, damaged: bool, pace: Pace) -> io::Result<()> {
         let name = log.segment_name(number);
         let segment = self.index().segments.remove(&(log, number));
@@ -232,8 +326,8 @@ impl Inner {
             return self.disk.rename(&name, &format!("damaged-{name}"));
         }
         let wanted = match pace {
-            Pace::Flow => SPARES_IN_FLOW,
-            Pace::Rest => SPARES_AT_REST,
+            Pace::Flow if !self.is_tight() => SPARES_IN_FLOW,
+            Pace::Flow | Pace::Rest => SPARES_AT_REST,
         };
         let mut writer = self.writer();
         let Some(segment) = segment.filter(|_| writer.spares.len() < wanted) else {
@@ -275,6 +369,7 @@ impl Inner {
     /// than twice what lives in it.
     fn rewrite_stragglers(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
         let allowance = match pace {
+            Pace::Flow | Pace::Rest if self.is_tight() => 0,
             Pace::Flow => 2 * self.settings.segment_bytes,
             // At rest the reserve is the second segment of the bound.
             Pace::Rest => self.settings.segment_bytes,
@@ -466,6 +561,14 @@ impl Inner {
 impl Rewrite {
     fn record_bytes(&self) -> u64 {
         (RECORD_HEADER_BYTES + self.meta.len() + self.content.len()) as u64
+    }
+}
+
+/// A step that found no room has done nothing more.
+fn none_if_full(done: io::Result<bool>) -> io::Result<bool> {
+    match done {
+        Err(error) if is_full(&error) => Ok(false),
+        done => done,
     }
 }
 

@@ -11,7 +11,7 @@ use super::disk::{Disk, DiskFile};
 use super::format::{
     HeaderRead, Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
     SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TrailerRead, body_name, decode_trailer, find_flipped,
-    find_marker, index_entries, parse_body_name, parse_spare_name,
+    find_marker, index_entries, parse_body_name, parse_spare_name, spare_name,
 };
 use super::index::{Entry, Index, Segment, Stage};
 use super::progress::{Open, RecipientProgress};
@@ -36,6 +36,8 @@ pub struct RecoveredMessage {
     pub progress: Vec<RecipientProgress>,
     /// Kept on disk, not to be delivered.
     pub quarantined: bool,
+    /// Why, as far as that is known.
+    pub quarantine: Option<String>,
     pub body_bytes: u64,
 }
 
@@ -90,7 +92,7 @@ enum ItemContent {
     Message(Box<MessageMeta>),
     Progress(Changes),
     Moved,
-    Quarantined,
+    Quarantined(String),
 }
 
 /// A message while the records about it are put together.
@@ -100,7 +102,7 @@ struct Building {
     log: LogName,
     at: Location,
     header: RecordHeader,
-    quarantined: bool,
+    quarantined: Option<String>,
     chain: Vec<Location>,
     chain_broken: bool,
     also_hot: bool,
@@ -243,6 +245,13 @@ fn read_segment(
                     &mut damaged,
                 );
             }
+            if log == LogName::Hot && scan.end == SEGMENT_HEADER_BYTES && !scan.has_index && !damaged {
+                // Never used: its blocks serve again, or a few restarts on a full disk would use up the reserve.
+                let spare = Spare { number, file_bytes: len };
+                disk.rename(name, &spare_name(number))?;
+                found.spares.push(spare);
+                return Ok(true);
+            }
             if !damaged {
                 // What follows the last whole record is cut off, before an index takes its place.
                 disk.resize(&file, scan.end)?;
@@ -286,7 +295,7 @@ fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: 
         }
         Kind::Progress => serde_json::from_slice(meta).ok().map(ItemContent::Progress),
         Kind::Quarantined => {
-            serde_json::from_slice::<QuarantineMeta>(meta).ok().map(|_| ItemContent::Quarantined)
+            serde_json::from_slice::<QuarantineMeta>(meta).ok().map(|meta| ItemContent::Quarantined(meta.why))
         }
         Kind::Moved => Some(ItemContent::Moved),
         Kind::Index => return,
@@ -344,7 +353,7 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                     log,
                     at,
                     header,
-                    quarantined: quarantined.is_some(),
+                    quarantined,
                     chain: Vec::new(),
                     chain_broken,
                     also_hot,
@@ -357,10 +366,10 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
                     message.merge(changes);
                 }
             }
-            ItemContent::Quarantined => {
+            ItemContent::Quarantined(why) => {
                 if let Some(message) = building.get_mut(&header.id) {
                     message.link(at, &header);
-                    message.quarantined = true;
+                    message.quarantined = Some(why);
                 }
             }
             ItemContent::Moved => {
@@ -387,7 +396,7 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
         let own_file_bytes = if message.header.own_file { message.header.body_bytes } else { 0 };
         if message.header.own_file && bodies.get(&id) != Some(&own_file_bytes) {
             found.recovered.findings.push(Finding::MissingBody { id });
-            message.quarantined = true;
+            message.quarantined = Some("its body is missing or has another length".to_owned());
         }
         if message.chain_broken {
             let changes = (0..).zip(message.progress.iter().cloned()).collect();
@@ -400,13 +409,14 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
             own_file_bytes,
             latest: message.chain.last().copied(),
             open,
-            quarantined: message.quarantined,
+            quarantined: message.quarantined.is_some(),
         };
         found.index.place(id, entry);
         found.recovered.messages.push(RecoveredMessage {
             envelope: message.envelope,
             progress: message.progress,
-            quarantined: message.quarantined,
+            quarantined: message.quarantined.is_some(),
+            quarantine: message.quarantined,
             body_bytes: message.header.body_bytes,
         });
     }

@@ -16,11 +16,26 @@ use super::index::{Index, Segment, Stage};
 use crate::chance::Chance;
 use crate::mail::MessageId;
 
+/// Where there is no room for a whole segment, smaller ones are made, down to this.
+const SMALLEST_BYTES: u64 = 16 * 1024;
+
 /// Why a new segment is wanted. What came in may not use up the reserve; what empties the spool may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Accept,
     Outcome,
+}
+
+/// Where the file of a new segment comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A spare beyond the reserve.
+    Recycled,
+    /// A new file with blocks of its own, as far as that leaves free what must stay free.
+    New,
+    Reserve,
+    /// A new file that grows as it is written.
+    Bare,
 }
 
 /// The writing side of both logs, under one lock that is never held during a sync of accepted mail.
@@ -36,6 +51,8 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     pub(super) chance: Chance,
     pub(super) segment_bytes: u64,
+    /// What only outcomes may use of the file system.
+    pub(super) min_free_bytes: u64,
     /// Segments that take no more records, with where those lie, until they are sealed.
     pub(super) rolled: Vec<Rolled>,
     /// Progress that must still be written: it repeats the cause inside a notice, or could not be written.
@@ -152,7 +169,40 @@ impl Writer {
         purpose: Purpose,
         highest_id: MessageId,
     ) -> io::Result<Tail> {
-        let spare = self.take_spare(disk, log, purpose)?;
+        let sources: &[Source] = match (log, purpose) {
+            (LogName::Hot, Purpose::Accept) => &[Source::Recycled, Source::New],
+            (LogName::Hot, Purpose::Outcome) => {
+                &[Source::Recycled, Source::New, Source::Reserve, Source::Bare]
+            }
+            // It grows as it is written: it is in nobody's way, and blocks set aside would count.
+            (LogName::Deferred, _) => &[Source::Recycled, Source::Bare, Source::Reserve],
+        };
+        for source in sources {
+            let made = match self.take_spare(disk, *source) {
+                Ok(Some(spare)) => self.begin(disk, log, spare, highest_id),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match made {
+                Err(error) if is_full(&error) => {}
+                made => return made,
+            }
+        }
+        Err(nix::errno::Errno::ENOSPC.into())
+    }
+
+    fn take_spare(&mut self, disk: &Disk, source: Source) -> io::Result<Option<Spare>> {
+        match source {
+            Source::Recycled if self.spares.len() > 1 => Ok(self.spares.pop()),
+            Source::Recycled => Ok(None),
+            Source::New => self.create_affordable(disk).map(Some),
+            Source::Reserve => Ok(self.spares.pop()),
+            Source::Bare => self.create_spare(disk, 0).map(Some),
+        }
+    }
+
+    /// Makes a segment of a spare.
+    fn begin(&mut self, disk: &Disk, log: LogName, spare: Spare, highest_id: MessageId) -> io::Result<Tail> {
         let number = self.next_number;
         self.next_number += 1;
         let salt = self.chance.next_u64();
@@ -163,45 +213,52 @@ impl Writer {
             disk.write(&file, 0, &mut [IoSlice::new(&header.encode())])?;
             disk.sync(&file)?;
             disk.rename(&from, &name)?;
-            // The directory entry is durable before the first 250 that relies on it.
-            disk.sync_directory()?;
             Ok(file)
         })();
-        match made {
-            Ok(file) => Ok(Tail {
-                number,
-                salt,
-                file: Arc::new(file),
-                used: SEGMENT_HEADER_BYTES,
-                capacity: self.segment_bytes,
-                file_bytes: spare.file_bytes.max(SEGMENT_HEADER_BYTES),
-                synced: Arc::new(AtomicU64::new(SEGMENT_HEADER_BYTES)),
-                offsets: Vec::new(),
-            }),
+        let file = match made {
+            Ok(file) => file,
             Err(error) => {
-                // Whatever name it has now, the next start finds no record in it and makes it a spare.
-                Err(error)
+                // Blocks set aside do not run out: it had none, and is of no use.
+                if is_full(&error) {
+                    let _ = disk.remove(&from);
+                }
+                return Err(error);
             }
-        }
+        };
+        // The directory entry is durable before the first 250 that relies on it. After an error the next
+        // start finds no record in it.
+        disk.sync_directory()?;
+        let capacity = match log {
+            LogName::Hot if spare.file_bytes > 0 => self.segment_bytes.min(spare.file_bytes),
+            LogName::Hot | LogName::Deferred => self.segment_bytes,
+        };
+        Ok(Tail {
+            number,
+            salt,
+            file: Arc::new(file),
+            used: SEGMENT_HEADER_BYTES,
+            capacity,
+            file_bytes: spare.file_bytes.max(SEGMENT_HEADER_BYTES),
+            synced: Arc::new(AtomicU64::new(SEGMENT_HEADER_BYTES)),
+            offsets: Vec::new(),
+        })
     }
 
-    fn take_spare(&mut self, disk: &Disk, log: LogName, purpose: Purpose) -> io::Result<Spare> {
-        if self.spares.len() > 1
-            && let Some(spare) = self.spares.pop()
-        {
-            return Ok(spare);
-        }
-        // The deferred log grows as it is written: it is in nobody's way, and blocks set aside would count.
-        let bytes = match log {
-            LogName::Hot => self.segment_bytes,
-            LogName::Deferred => 0,
-        };
-        match (self.create_spare(disk, bytes), purpose) {
-            (Ok(spare), _) => Ok(spare),
-            (Err(_), Purpose::Outcome) if !self.spares.is_empty() => {
-                Ok(self.spares.pop().expect("not empty"))
+    /// A new file, as large as a segment or smaller, that leaves free what must stay free.
+    pub(super) fn create_affordable(&mut self, disk: &Disk) -> io::Result<Spare> {
+        let free = disk.free_bytes()?;
+        let mut bytes = self.segment_bytes;
+        loop {
+            if free >= self.min_free_bytes.saturating_add(bytes) {
+                match self.create_spare(disk, bytes) {
+                    Err(error) if is_full(&error) => {}
+                    made => return made,
+                }
             }
-            (Err(error), _) => Err(error),
+            bytes /= 2;
+            if bytes < SMALLEST_BYTES {
+                return Err(nix::errno::Errno::ENOSPC.into());
+            }
         }
     }
 
@@ -214,7 +271,7 @@ impl Writer {
         if bytes > 0
             && let Err(error) = disk.allocate(&file, bytes)
         {
-            // Best effort: a spare that stays is found at the next start.
+            // A file system may have set a part of it aside. A spare that stays is found at the next start.
             let _ = disk.remove(&name);
             return Err(error);
         }
