@@ -16,7 +16,7 @@ pub use home::{
     Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
     own_store,
 };
-pub use rules::{MixedRegions, Rules};
+pub use rules::{MixedRegions, Otherwise, Rules};
 pub use trail::{Step, Trail};
 
 use crate::mail::{Address, Domain, Region};
@@ -34,6 +34,8 @@ pub enum Reason {
     WrongRegion,
     /// Rule 14: an earlier recipient of the transaction enters in another region.
     MixedRegions,
+    /// Mail in transit by inline relay: this recipient has to come in a transaction of its own.
+    ComesAlone,
     /// Rule 16.
     NoSubscription,
     /// Rule 17: the accepted-domain lookup failed or timed out.
@@ -57,6 +59,7 @@ impl Reason {
             Self::SendingDisabled => "sending-disabled",
             Self::WrongRegion => "wrong-region",
             Self::MixedRegions => "mixed-regions",
+            Self::ComesAlone => "comes-alone",
             Self::NoSubscription => "no-subscription",
             Self::DomainLookupFailed => "domain-lookup-failed",
             Self::RecipientLookupFailed => "recipient-lookup-failed",
@@ -75,6 +78,7 @@ impl Reason {
             | Self::SendingDisabled
             | Self::WrongRegion
             | Self::MixedRegions
+            | Self::ComesAlone
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute

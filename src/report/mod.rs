@@ -8,7 +8,7 @@ mod log;
 mod metrics;
 pub mod notice;
 
-pub use event::Event;
+pub use event::{Event, Relay};
 pub use log::{Format, start as start_log};
 pub use metrics::{Gauges, Metrics};
 

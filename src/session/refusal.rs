@@ -12,6 +12,7 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::UnknownRecipient | Reason::SendingDisabled => Reply::UnknownRecipient,
         Reason::WrongRegion => Reply::WrongRegion,
         Reason::MixedRegions => Reply::MixedRegions,
+        Reason::ComesAlone => Reply::TooManyRecipients,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,
@@ -46,6 +47,7 @@ mod tests {
             Reason::SendingDisabled,
             Reason::WrongRegion,
             Reason::MixedRegions,
+            Reason::ComesAlone,
             Reason::NoSubscription,
         ] {
             let reply = reply_for(&reason);
