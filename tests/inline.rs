@@ -173,7 +173,7 @@ fn the_verdict_of_the_store_becomes_ours() {
         (&["-r", ".", "-b", "451 4.7.1 greylisted"], "451 4.7.1 greylisted"),
         (&["-f", ".", "-B", "550 5.7.1 spam"], "550 5.7.1 spam"),
         // Code and status disagree, or there is no status: the code decides.
-        (&["-f", ".", "-B", "550 4.7.1 confused"], "550 5.0.0 confused"),
+        (&["-f", ".", "-B", "550 4.7.1 confused"], "550 5.0.0 4.7.1 confused"),
         (&["-f", ".", "-B", "571 no status"], "571 5.0.0 no status"),
     ] {
         let sink = Sink::start(options);
@@ -257,7 +257,7 @@ fn a_large_body_passes_without_a_copy_and_is_refused_for_now_when_the_store_fail
     let said = send(&inline.edge, &["anna@contoso.com"], &message);
     assert!(said.ends_with(TAKEN), "{said}");
     let kept = sink.taken().remove(0).message.text();
-    assert!(kept.ends_with(&message.replace("\r\n", "\n")) || kept.trim_end().ends_with("0123456789"));
+    assert!(kept.contains(&message.replace("\r\n", "\n")), "all of it arrives");
     assert_eq!(inline.disk(), before);
 
     let failing = Sink::start(&["-q", "."]);
@@ -294,7 +294,7 @@ fn dovecot_answers_for_each_and_the_rest_is_kept() {
     assert!(notices[0].text().contains("550 5.1.1"), "{:?}", notices[0]);
     inline.edge.wait_for_empty_queue();
 
-    // At the end of data: Ida's box is in disorder. A large one, so that no copy would be kept if all were well.
+    // At the end of data: Ida's box is in disorder.
     let ida = Dovecot::start(&["anna@contoso.com", "ida@contoso.com"]);
     ida.obstruct("ida@contoso.com");
     let inline = Inline::start(&ida.url());
@@ -321,16 +321,15 @@ fn transit(nam: SocketAddr) -> Inline {
 
 #[test]
 fn mail_in_transit_never_rests_here() {
-    let at = free_address();
-    let inline = transit(at);
+    let nam = Edge::builder("NAM").directory(CONTOSO);
+    let inline = transit(nam.address());
     let before = inline.disk();
     for message in [letter("needle in transit"), large("needle in transit")] {
         assert_eq!(send(&inline.edge, &["ben@contoso.com"], &message), NO_ROUTE);
     }
     assert_eq!(inline.disk(), before);
 
-    let nam = Edge::builder("NAM").directory(CONTOSO);
-    let nam = nam.with(&format!("listener = [{{ name = \"mx\", address = [\"{at}\"] }}]")).start();
+    let nam = nam.start();
     for message in [letter("needle in transit"), large("needle in transit")] {
         let said = until("the other edge", || {
             Some(send(&inline.edge, &["ben@contoso.com"], &message)).filter(|said| said != NO_ROUTE)
@@ -384,6 +383,8 @@ fn recipients_in_transit_that_fare_differently_come_alone_from_then_on() {
     let said = send(&inline.edge, &["stranger@contoso.com"], &letter("to the other"));
     assert_eq!(said, "550 5.4.1 Recipient address rejected: Access denied");
     assert_eq!(inline.disk(), before);
+    nam.wait_for_empty_queue();
+    assert_eq!(nam.mailbox("ben@contoso.com").len(), 1, "nothing comes twice");
 }
 
 /// Message-IDs that were answered with 250.

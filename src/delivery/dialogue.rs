@@ -816,6 +816,10 @@ mod tests {
                         let freight = Freight { load: Load::Whole(7), octets: Octets::EightBit };
                         dialogue.on(Input::Deliver(&parcel, freight))
                     }
+                    "stream" => {
+                        let load = Load::Coming { declared: Some(99) };
+                        dialogue.on(Input::Deliver(&parcel, Freight { load, octets: Octets::NotLooked }))
+                    }
                     "closed" => dialogue.on(Input::Broken(Breakage::Closed)),
                     "silence" => dialogue.on(Input::Broken(Breakage::TimedOut)),
                     "secured" => dialogue.on(Input::Secured(Ok(()))),
@@ -844,6 +848,22 @@ mod tests {
             format!("{word} ({})", outcome.reply().line())
         });
         each.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn what_is_still_coming_goes_by_data_with_the_size_that_was_declared() {
+        let mut dialogue = dialogue(Protocol::Smtp, TlsLevel::Off);
+        let script = "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250-PIPELINING\nS: 250-SIZE 1000\n\
+                      S: 250 CHUNKING\n= ready\n> stream\nC: MAIL FROM:<s@a.example> SIZE=99\n\
+                      C: RCPT TO:<a@b.example>\nC: RCPT TO:<b@b.example>\nC: DATA\nS: 250\nS: 250\n";
+        let two = envelope(&["a@b.example", "b@b.example"]);
+        hold(&mut dialogue, &two, &format!("{script}S: 250\nS: 354\n"));
+        assert!(dialogue.has_accepted_all());
+        let mut divided = self::dialogue(Protocol::Smtp, TlsLevel::Off);
+        hold(&mut divided, &two, &format!("{script}S: 550 5.1.1 no\nS: 354\n"));
+        assert!(!divided.has_accepted_all());
+        assert!(!dialogue.can_stream(BodyType::BinaryMime) && !dialogue.can_stream(BodyType::EightBitMime));
+        assert!(dialogue.can_stream(BodyType::SevenBit));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::spool::{Body, Content};
 
 /// How long connecting and the whole envelope may take: somebody's body waits meanwhile.
 const ENVELOPE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a message waits for one of the connections to its next hop, all of which are with others.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 /// A next hop that made somebody wait in vain is not asked again for so long: waiting costs each client
 /// its time. One that refuses connections costs nothing and is asked each time.
 const SHUT_FOR: Duration = Duration::from_secs(30);
@@ -75,7 +77,8 @@ pub struct Passage {
     terms: Arc<Terms>,
     road: Arc<Road>,
     employed: Option<Employed>,
-    _room: Option<OwnedSemaphorePermit>,
+    /// Held until the passage is over.
+    room: Option<OwnedSemaphorePermit>,
     envelope: Arc<Envelope>,
     recipients: Vec<u32>,
     head: Bytes,
@@ -86,7 +89,8 @@ enum State {
     Streaming(Result<(), Breakage>),
     /// The next hop has to see it as a whole: a Maildir, or content whose form it may not take.
     WaitingForAll,
-    Ended(Delivery),
+    /// Before the body was here.
+    Ended(Verdict),
 }
 
 /// What a delivery says about the whole transaction of our client.
@@ -119,12 +123,20 @@ impl Pool {
         let road = self.road(&hop.name, &terms);
         let Opening { envelope, head, declared_size } = opening;
         let recipients = (0..).take(envelope.recipients.len()).collect();
-        let state = State::Ended(Delivery::Unreached(too_slow(hop)));
+        let state = State::Ended(Verdict::Silent(too_slow(hop)));
         let mut passage =
-            Passage { terms, road, employed: None, _room: None, envelope, recipients, head, state };
-        if !passage.road.is_shut()
-            && timeout(ENVELOPE_PATIENCE, passage.open(hop, declared_size)).await.is_err()
-        {
+            Passage { terms, road, employed: None, room: None, envelope, recipients, head, state };
+        if passage.road.is_shut() {
+            return passage;
+        }
+        let room = timeout(ROOM_PATIENCE, passage.road.room.clone().acquire_owned()).await;
+        let Ok(room) = room else {
+            // Slow clients may hold them all: that says nothing about the next hop.
+            passage.state = State::Ended(Verdict::Silent(no_room(hop)));
+            return passage;
+        };
+        passage.room = Some(room.expect("the semaphore is never closed"));
+        if timeout(ENVELOPE_PATIENCE, passage.open(hop, declared_size)).await.is_err() {
             // With the courier, whatever it had begun is gone.
             passage.employed = None;
             passage.road.shut();
@@ -199,8 +211,6 @@ fn dismiss(employed: Employed) {
 
 impl Passage {
     async fn open(&mut self, hop: &NextHop, declared_size: Option<u64>) {
-        let room = self.road.room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        self._room = Some(room);
         let content = Content { head: self.head.clone(), body: Body::Memory(Bytes::new()) };
         let employed = self.employed.insert(self.road.employ(hop, &self.terms));
         employed.messages += 1;
@@ -208,7 +218,7 @@ impl Passage {
         self.state = match employed.courier.begin(parcel, declared_size).await {
             Begun::Open => State::Streaming(Ok(())),
             Begun::NotStreamable => State::WaitingForAll,
-            Begun::Ended(delivery) => State::Ended(delivery),
+            Begun::Ended(delivery) => State::Ended(Verdict::of(delivery)),
         };
     }
 
@@ -226,11 +236,25 @@ impl Passage {
         }
     }
 
-    /// Whether the next hop has taken all recipients and everything so far: then chances are good that no
-    /// other copy will be wanted.
+    /// Whether chances are good that no other copy will be wanted: the next hop has taken all recipients and
+    /// everything so far, or has refused them all already.
     pub fn is_promising(&self) -> bool {
-        matches!(self.state, State::Streaming(Ok(())))
-            && self.employed.as_ref().is_some_and(|employed| employed.courier.has_accepted_all())
+        match &self.state {
+            State::Streaming(Ok(())) => !self.is_divided(),
+            State::Ended(Verdict::Refused(_)) => true,
+            State::Streaming(Err(_)) | State::WaitingForAll | State::Ended(_) => false,
+        }
+    }
+
+    /// Whether the next hop has taken some of the recipients and refused the others.
+    pub fn is_divided(&self) -> bool {
+        let open = self.employed.as_ref().filter(|_| matches!(self.state, State::Streaming(_)));
+        open.is_some_and(|employed| !employed.courier.has_accepted_all())
+    }
+
+    /// Gives up before the end: nobody gets it, and from now on recipients of this next hop come alone.
+    pub fn forgo(self) {
+        self.road.state().mixed_since = Some(Instant::now());
     }
 
     /// Whether `finish` will need the whole body.
@@ -243,21 +267,20 @@ impl Passage {
     pub async fn finish(mut self, copy: Option<Bytes>) -> Verdict {
         let state = std::mem::replace(&mut self.state, State::WaitingForAll);
         let asked = Instant::now();
-        let delivery = match (state, copy, &mut self.employed) {
-            (State::Ended(delivery), _, _) => delivery,
-            (State::Streaming(pushed), _, Some(employed)) => employed.courier.end(pushed).await,
+        let verdict = match (state, copy, &mut self.employed) {
+            (State::Ended(verdict), _, _) => verdict,
+            (State::Streaming(pushed), _, Some(employed)) => Verdict::of(employed.courier.end(pushed).await),
             (State::WaitingForAll, Some(body), Some(employed)) => {
                 let content = Content { head: self.head.clone(), body: Body::Memory(body) };
                 let parcel =
                     Parcel { envelope: &self.envelope, recipients: &self.recipients, content: &content };
-                employed.courier.deliver(parcel).await
+                Verdict::of(employed.courier.deliver(parcel).await)
             }
             (State::WaitingForAll, None, _) | (State::Streaming(_) | State::WaitingForAll, _, None) => {
                 let text = "The message is too large to be handed over as a whole";
-                Delivery::Unreached(RemoteReply::ours("", Status::new(4, 3, 0), text))
+                Verdict::Silent(RemoteReply::ours("", Status::new(4, 3, 0), text))
             }
         };
-        let verdict = Verdict::of(delivery);
         self.remember(&verdict, asked.elapsed());
         if let Some(employed) = self.employed.take() {
             if employed.messages < self.terms.messages_per_connection && employed.courier.is_connected() {
@@ -266,6 +289,7 @@ impl Passage {
                 dismiss(employed);
             }
         }
+        drop(self.room.take());
         verdict
     }
 
@@ -280,6 +304,11 @@ impl Passage {
 
 fn too_slow(hop: &NextHop) -> RemoteReply {
     RemoteReply::ours("", Status::new(4, 4, 2), format!("{} was too slow for inline relay", hop.name))
+}
+
+fn no_room(hop: &NextHop) -> RemoteReply {
+    let text = format!("All connections to {} are in use", hop.name);
+    RemoteReply::ours("", Status::new(4, 3, 2), text)
 }
 
 impl Verdict {

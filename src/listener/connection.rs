@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::decision::{Attribution, Otherwise, Reason, Rules, Trail, attribute};
 use crate::delivery::{Opening, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
-use crate::mail::{Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, header};
+use crate::mail::{Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, Status, header};
 use crate::net::{Wire, within};
 use crate::report::{Event, Relay};
 use crate::session::{
@@ -542,6 +542,14 @@ impl Connection {
         open: &mut OpenEnvelope,
     ) -> Option<Result<MessageId, NotTaken>> {
         let Handover { passage, envelope, next_hop, otherwise, bytes } = handover;
+        if otherwise == Otherwise::Refuse && passage.is_divided() {
+            // The client will have to come again, and then nobody should get it twice.
+            passage.forgo();
+            let reply =
+                RemoteReply::ours("", Status::new(4, 5, 3), "The next hop takes some of the recipients");
+            self.note_message_refused(open, &reply);
+            return Some(Err(NotTaken::NoVerdict));
+        }
         let wanted = self.draft.as_ref().filter(|_| passage.wants_copy());
         let verdict = passage.finish(wanted.and_then(Draft::copy)).await;
         let reply = match verdict {

@@ -478,6 +478,28 @@ mod tests {
     }
 
     #[test]
+    fn another_servers_verdict_is_said_as_ours_and_never_as_more() {
+        let verdict = |reply: Reply, code: u16, status: &str, text: &str| {
+            let status = Status::parse(status).expect("a status");
+            let verdict = RemoteReply { host: "mx".to_owned(), code, status, text: text.to_owned() };
+            plain(Answer::new(reply, Detail::Verdict(Box::new(verdict))))
+        };
+        for (reply, code, status, text, line) in [
+            (Reply::NextHopDefers, 450, "4.2.1", "mailbox busy", "450 4.2.1 mailbox busy\r\n"),
+            (Reply::NextHopRefuses, 550, "5.1.1", "no such user", "550 5.1.1 no such user\r\n"),
+            (Reply::NextHopRefuses, 550, "4.1.1", "two minds", "550 5.0.0 two minds\r\n"),
+            (Reply::NextHopDefers, 550, "5.1.1", "not ours to say", "451 4.0.0 not ours to say\r\n"),
+            (Reply::NextHopDefers, 421, "4.3.2", "leaving", "451 4.3.2 leaving\r\n"),
+            (Reply::NextHopRefuses, 250, "2.0.0", "never success", "554 5.0.0 never success\r\n"),
+            (Reply::NextHopRefuses, 550, "5.1.1", "tück\r\n250 OK", "550 5.1.1 t?ck??250 OK\r\n"),
+        ] {
+            assert_eq!(verdict(reply, code, status, text), line);
+        }
+        let long = verdict(Reply::NextHopRefuses, 550, "5.1.1", &"x".repeat(5_000));
+        assert_eq!(long.len(), "550 5.1.1 \r\n".len() + VERDICT_LIMIT);
+    }
+
+    #[test]
     fn replies_are_those_of_the_specification() {
         let v6 = Detail::Ip("2001:db8::1".parse().expect("an address"));
         let domain = Detail::Domain(Domain::parse("contoso.com").expect("a domain"));
