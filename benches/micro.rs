@@ -138,6 +138,7 @@ fn inquiry(users: usize) -> Inquiry {
         mixed_regions: MixedRegions::Defer,
         propagation_window: Duration::from_secs(1800),
         routes: [(region("EUR"), store)].into(),
+        inline: std::collections::BTreeMap::new(),
         peers: Vec::new(),
         postmaster: None,
     };

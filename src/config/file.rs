@@ -288,13 +288,7 @@ fn region_settings<'p>(
     let modes = [("spool", StoreMode::Spool), ("inline", StoreMode::Inline)];
     let store = section.list("store", Entry::endpoint).unwrap_or_default();
     let relay = section.list("relay", Entry::smtp_endpoint).unwrap_or_default();
-    let mode = section.read("mode", |entry| {
-        let mode = entry.word(&modes)?;
-        if mode == StoreMode::Inline {
-            entry.warning("\"inline\" is not available in this version: mail is spooled", "\"spool\"");
-        }
-        Some(mode)
-    });
+    let mode = section.read("mode", |entry| entry.word(&modes));
     let tls = section.read_or("tls", TlsLevel::default(), Entry::tls_level);
     let ca = authorities(section, "ca", base, files);
     let peers = section.list("peers", peer).unwrap_or_default();
@@ -394,14 +388,7 @@ fn routing(top: &Section<'_>) -> Routing {
         propagation_window: section.read_or("propagation_window", default.propagation_window, |entry| {
             entry.duration(Duration::ZERO..=DAY)
         }),
-        transit: section.read_or("transit", default.transit, |entry| {
-            let transit = entry.word(&transit)?;
-            if transit == Transit::Inline {
-                // A promise about the disk that is not kept yet must not be taken.
-                entry.mistake("\"inline\" is not available in this version", "\"spool\"");
-            }
-            Some(transit)
-        }),
+        transit: section.read_or("transit", default.transit, |entry| entry.word(&transit)),
     }
 }
 
@@ -502,6 +489,7 @@ fn deadlines(top: &Section<'_>) -> Deadlines {
         data_start: deadline("data_start", default.data_start),
         data_block: deadline("data_block", default.data_block),
         data_end: deadline("data_end", default.data_end),
+        inline: deadline("inline", default.inline),
         drain: deadline("drain", default.drain),
     }
 }

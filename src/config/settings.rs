@@ -304,6 +304,8 @@ pub struct Deadlines {
     pub data_block: Duration,
     /// A next hop's answer to the whole message.
     pub data_end: Duration,
+    /// Inline relay: a next hop's taking a block of the message, and its verdict. Then the spool gets it.
+    pub inline: Duration,
     /// Draining: then what is still open is closed.
     pub drain: Duration,
 }
@@ -324,6 +326,7 @@ impl Default for Deadlines {
             data_start: minutes(2),
             data_block: minutes(3),
             data_end: minutes(10),
+            inline: seconds(30),
             drain: seconds(30),
         }
     }

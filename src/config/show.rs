@@ -186,6 +186,7 @@ fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
         data_start,
         data_block,
         data_end,
+        inline,
         drain,
     } = deadlines;
     page.section("deadlines");
@@ -203,6 +204,7 @@ fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
         ("data_start", data_start),
         ("data_block", data_block),
         ("data_end", data_end),
+        ("inline", inline),
         ("drain", drain),
     ] {
         page.key(key, duration(*value));

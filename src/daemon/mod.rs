@@ -24,6 +24,7 @@ use crate::admin::{self, Command};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::decision::Door;
+use crate::delivery::Pool;
 use crate::directory::Directory;
 use crate::dns::Resolver;
 use crate::document::Mistakes;
@@ -93,6 +94,8 @@ struct Daemon {
     entrances: Vec<Entrance>,
     listeners: JoinSet<()>,
     take_in: tokio::task::JoinHandle<()>,
+    /// Of the connections of inline relay.
+    tending: tokio::task::JoinHandle<()>,
     commands: mpsc::Receiver<Command>,
     draining: watch::Sender<bool>,
     ceilings: watch::Sender<pressure::Ceilings>,
@@ -115,6 +118,7 @@ impl Daemon {
         let lookup_deadline = settings.directory.lookup_deadline;
         let inquiry = Arc::new(Inquiry::new(directory, rules(&settings), lookup_deadline, clock));
         let services = Arc::new(services(&settings)?);
+        let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
         let queue_settings = settings::queue(&settings);
         let queue =
             Queue::new(queue_settings, spool.clone(), inquiry.clone(), services, reporter.clone(), clock);
@@ -125,6 +129,7 @@ impl Daemon {
         let shared = Arc::new(Shared {
             inquiry: inquiry.clone(),
             spool: spool.clone(),
+            inline: inline.clone(),
             tls: Arc::new(tls),
             texts: ArcSwap::from_pointee(texts),
             arrivals,
@@ -153,6 +158,7 @@ impl Daemon {
             inquiry,
             shared,
             spool,
+            tending: tokio::spawn(inline.tend()),
             take_in: tokio::spawn(queue.clone().take_in(arriving)),
             queue,
             entrances: Vec::new(),
@@ -231,6 +237,7 @@ impl Daemon {
         let sessions_cut = self.reporter.metrics().sessions();
         self.listeners.abort_all();
         while self.listeners.join_next().await.is_some() {}
+        self.tending.abort();
         drop(self.shared);
         let _ = tokio::time::timeout_at(deadline, self.take_in).await;
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -272,6 +279,7 @@ impl Daemon {
         }
         self.inquiry.directory().replace(table);
         self.inquiry.replace_rules(rules(&settings));
+        self.shared.inline.replace(settings::inline(&settings, &services));
         self.shared.texts.store(Arc::new(texts));
         self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
         self.ceilings.send_replace(settings::ceilings(&settings));

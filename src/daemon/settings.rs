@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{self, Settings};
-use crate::decision::{MixedRegions, PeerPattern, Rules};
+use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
 use crate::listener::{Conditions, Patience};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
@@ -33,6 +33,10 @@ pub fn rules_as_seen_from(settings: &Settings, node_region: Region) -> Rules {
             routes.insert(region, NextHop { name, endpoints: Arc::new([]), tls: TlsLevel::Verify });
         }
     }
+    let inline = routes
+        .iter()
+        .filter_map(|(region, hop)| Some((hop.name.clone(), inline_mode(settings, *region, node_region)?)))
+        .collect();
     let peers = settings
         .regions
         .iter()
@@ -47,6 +51,7 @@ pub fn rules_as_seen_from(settings: &Settings, node_region: Region) -> Rules {
         },
         propagation_window: settings.routing.propagation_window,
         routes,
+        inline,
         peers,
         postmaster: settings.directory.postmaster.clone(),
     }
@@ -62,6 +67,17 @@ fn next_hop(region: Region, there: &config::RegionSettings, node_region: Region)
         return None;
     };
     Some(NextHop { name, endpoints: endpoints.clone().into(), tls: there.tls })
+}
+
+/// Whether mail for this region goes on while it comes in. What is only in transit may then never rest here.
+fn inline_mode(settings: &Settings, region: Region, node_region: Region) -> Option<Otherwise> {
+    if region != node_region && settings.routing.transit == config::Transit::Inline {
+        return Some(Otherwise::Refuse);
+    }
+    match settings.regions.get(&region)?.mode {
+        config::StoreMode::Inline => Some(Otherwise::Spool),
+        config::StoreMode::Spool => None,
+    }
 }
 
 fn peer_pattern(peer: &config::PeerPattern) -> PeerPattern {
@@ -162,6 +178,25 @@ pub(super) fn delivery_patience(settings: &Settings) -> delivery::Patience {
         data_end: deadlines.data_end,
         idle: settings.queue.idle_connection,
         ..delivery::Patience::default()
+    }
+}
+
+/// For inline relay: a client waits meanwhile, so the next hop gets less time.
+pub(super) fn inline(settings: &Settings, services: &delivery::Services) -> delivery::Terms {
+    let patience = settings.deadlines.inline;
+    let services = delivery::Services {
+        hostname: services.hostname.clone(),
+        dialer: services.dialer.clone(),
+        resolver: services.resolver.clone(),
+        tls: services.tls.clone(),
+        patience: delivery::Patience { data_block: patience, data_end: patience, ..services.patience },
+        troubled: delivery::Troubled::default(),
+        clock: services.clock,
+    };
+    delivery::Terms {
+        services: Arc::new(services),
+        connections_per_next_hop: settings.queue.connections_per_next_hop,
+        messages_per_connection: settings.queue.messages_per_connection,
     }
 }
 

@@ -18,7 +18,7 @@ pub use home::{
     own_store,
 };
 pub use restriction::{decide_partner, decide_sender};
-pub use rules::{MixedRegions, Rules};
+pub use rules::{MixedRegions, Otherwise, Rules};
 pub use trail::{Step, Trail};
 
 use crate::mail::{Address, Domain, Region};
@@ -42,6 +42,8 @@ pub enum Reason {
     DirectSendForbidden,
     /// Rule 37: a connector that requires TLS, and the client speaks plain text.
     TlsNeeded,
+    /// Mail in transit by inline relay: this recipient has to come in a transaction of its own.
+    ComesAlone,
     /// Rule 16.
     NoSubscription,
     /// Rule 17: the accepted-domain lookup failed or timed out.
@@ -68,6 +70,7 @@ impl Reason {
             Self::PartnerRestricted => "partner-restricted",
             Self::DirectSendForbidden => "direct-send-forbidden",
             Self::TlsNeeded => "tls-needed",
+            Self::ComesAlone => "comes-alone",
             Self::NoSubscription => "no-subscription",
             Self::DomainLookupFailed => "domain-lookup-failed",
             Self::RecipientLookupFailed => "recipient-lookup-failed",
@@ -89,6 +92,7 @@ impl Reason {
             | Self::PartnerRestricted
             | Self::DirectSendForbidden
             | Self::TlsNeeded
+            | Self::ComesAlone
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute

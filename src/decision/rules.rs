@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::mail::{Address, Domain, NextHop, Region};
+use crate::mail::{Address, Domain, NextHop, NextHopName, Region};
 
 use super::PeerPattern;
 
@@ -16,6 +16,15 @@ pub enum MixedRegions {
     Split,
 }
 
+/// What becomes of mail for an inline next hop that gives no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// It is accepted all the same, and waits in the spool.
+    Spool,
+    /// It is refused for now: it may never rest on this node's disk.
+    Refuse,
+}
+
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub node_region: Region,
@@ -25,6 +34,8 @@ pub struct Rules {
     pub propagation_window: Duration,
     /// How each region is reached from here: stores of our own, relays to the others.
     pub routes: BTreeMap<Region, NextHop>,
+    /// Next hops to which mail goes while it comes in (`mode` and `transit` "inline").
+    pub inline: BTreeMap<NextHopName, Otherwise>,
     /// By what the edges of other regions are recognised.
     pub peers: Vec<(Region, PeerPattern)>,
     /// Who reads `postmaster` where no such user exists.

@@ -37,6 +37,7 @@ fn rules() -> Rules {
         mixed_regions: MixedRegions::Defer,
         propagation_window: Duration::from_secs(30 * 60),
         routes,
+        inline: BTreeMap::new(),
         peers: vec![
             (region("NAM"), PeerPattern::Network("192.0.2.0/24".parse().expect("a network"))),
             (

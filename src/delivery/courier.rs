@@ -6,9 +6,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::dialogue::{Channel, Dialogue, Protocol};
 use super::transfer::{Connection, NotReady, Place, Transferred, not_connected, trust};
-use super::verdict::{self, Obstacle};
+use super::verdict::{self, Breakage, Obstacle};
 use super::{Delivery, Parcel, Services, maildir};
 use crate::mail::{Endpoint, Lookup, NextHop, TlsLevel};
 use crate::net::{self, Target, Wire};
@@ -20,6 +22,34 @@ pub struct Courier {
     services: Arc<Services>,
     hop: NextHop,
     live: Option<Connection>,
+    /// In the middle of a message that is being streamed.
+    open: Option<Connection>,
+}
+
+/// What a connection is made for.
+#[derive(Clone, Copy)]
+enum Errand {
+    /// The whole message.
+    Deliver,
+    /// Its envelope; the body follows as it comes in, of this size if its sender was right.
+    Begin { declared: Option<u64> },
+}
+
+/// How far an errand came.
+enum Progress {
+    Ended(Delivery),
+    /// The envelope is said, and this connection waits for the body.
+    Open(Box<Connection>),
+    /// This message has to be whole before it can go.
+    NotStreamable,
+}
+
+/// What became of a message whose envelope was offered before its body was here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Begun {
+    Open,
+    NotStreamable,
+    Ended(Delivery),
 }
 
 /// Where a connection goes, and how it begins.
@@ -43,11 +73,16 @@ enum Start {
 
 impl Courier {
     pub fn new(services: Arc<Services>, hop: NextHop) -> Self {
-        Self { services, hop, live: None }
+        Self { services, hop, live: None, open: None }
     }
 
     pub fn hop(&self) -> &NextHop {
         &self.hop
+    }
+
+    /// Whether it goes there, and with these services.
+    pub(super) fn serves(&self, hop: &NextHop, services: &Arc<Services>) -> bool {
+        self.hop == *hop && Arc::ptr_eq(&self.services, services)
     }
 
     /// Configuration may move a next hop; the old connection is then dropped.
@@ -65,18 +100,90 @@ impl Courier {
     /// One attempt. Dropped half-way, it drops the connection too: nothing half-said is ever continued.
     pub async fn deliver(&mut self, parcel: Parcel<'_>) -> Delivery {
         let patience = self.services.patience;
-        if let Some(mut live) = self.live.take() {
-            let fresh_enough = live.idle_since.elapsed() <= patience.idle;
-            // One that turns out dead is replaced, and not held against the destination.
-            if fresh_enough
-                && live.is_alive().await
-                && let Transferred::Finished(outcomes) = Box::pin(live.transfer(&parcel, &patience)).await
-            {
-                self.keep(live);
-                return Delivery::Reached(outcomes);
+        if let Some(mut live) = self.live_connection().await
+            && let Transferred::Finished(outcomes) = Box::pin(live.transfer(&parcel, &patience)).await
+        {
+            self.keep(live);
+            return Delivery::Reached(outcomes);
+        }
+        match Box::pin(self.deliver_afresh(&parcel, Errand::Deliver)).await {
+            Progress::Ended(delivery) => delivery,
+            Progress::Open(_) | Progress::NotStreamable => unreachable!("it was there as a whole"),
+        }
+    }
+
+    /// Says the envelope of a message whose body is still coming in; of the parcel's content only the head
+    /// counts. After `Begun::Open`, `push` and `flush` as it comes, then `end`.
+    pub(super) async fn begin(&mut self, parcel: Parcel<'_>, declared: Option<u64>) -> Begun {
+        let patience = self.services.patience;
+        if let Some(mut live) = self.live_connection().await {
+            match Box::pin(live.begin(&parcel, declared, &patience)).await {
+                Transferred::Open => {
+                    self.open = Some(live);
+                    return Begun::Open;
+                }
+                Transferred::Finished(outcomes) => {
+                    self.keep(live);
+                    return Begun::Ended(Delivery::Reached(outcomes));
+                }
+                Transferred::NotStreamable => {
+                    self.keep(live);
+                    return Begun::NotStreamable;
+                }
+                Transferred::Interrupted(_) | Transferred::Unusable(_) => {}
             }
         }
-        Box::pin(self.deliver_afresh(&parcel)).await
+        match Box::pin(self.deliver_afresh(&parcel, Errand::Begin { declared })).await {
+            Progress::Open(connection) => {
+                self.open = Some(*connection);
+                Begun::Open
+            }
+            Progress::NotStreamable => Begun::NotStreamable,
+            Progress::Ended(delivery) => Begun::Ended(delivery),
+        }
+    }
+
+    /// Takes more of the body into the connection's buffer.
+    pub(super) fn push(&mut self, content: &Bytes) -> Result<(), Breakage> {
+        self.open.as_mut().expect("a message was begun").push(content)
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), Breakage> {
+        let patience = self.services.patience;
+        self.open.as_mut().expect("a message was begun").send_pushed(&patience).await
+    }
+
+    /// Whether the next hop took every recipient of the message under way.
+    pub(super) fn has_accepted_all(&self) -> bool {
+        self.open.as_ref().is_some_and(Connection::has_accepted_all)
+    }
+
+    /// Ends the body, or gives it up for the reason given, and hears the verdict.
+    pub(super) async fn end(&mut self, pushed: Result<(), Breakage>) -> Delivery {
+        let mut open = self.open.take().expect("a message was begun");
+        let patience = self.services.patience;
+        match open.end(pushed, &patience).await {
+            Transferred::Finished(outcomes) => {
+                self.keep(open);
+                Delivery::Reached(outcomes)
+            }
+            Transferred::Interrupted(outcomes) => Delivery::Reached(outcomes),
+            Transferred::Unusable(reply) => Delivery::Unreached(reply),
+            Transferred::Open | Transferred::NotStreamable => unreachable!("the message is over"),
+        }
+    }
+
+    /// The connection that is still good for another message. One that turns out dead is replaced, and not
+    /// held against the destination.
+    async fn live_connection(&mut self) -> Option<Connection> {
+        let mut live = self.live.take()?;
+        let fresh_enough = live.idle_since.elapsed() <= self.services.patience.idle;
+        (fresh_enough && live.is_alive().await).then_some(live)
+    }
+
+    /// Whether it has no connection, or one that has been idle for too long.
+    pub(super) fn has_rested(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.idle_since.elapsed() >= self.services.patience.idle)
     }
 
     /// Waits until the connection has been idle for too long, then takes leave. For a worker without work:
@@ -104,12 +211,15 @@ impl Courier {
 
     /// Every endpoint in turn, those that lately failed after the others, and every address of its host in
     /// turn, until one takes part.
-    async fn deliver_afresh(&mut self, parcel: &Parcel<'_>) -> Delivery {
+    async fn deliver_afresh(&mut self, parcel: &Parcel<'_>, errand: Errand) -> Progress {
         let mut last = verdict::obstacle(&Obstacle::NoEndpoint, "");
         let endpoints = self.hop.endpoints.clone();
         for endpoint in self.services.troubled.last(&endpoints) {
             let reached = match endpoint {
-                Endpoint::Maildir(root) => maildir::deliver(root, parcel, &self.services).await,
+                Endpoint::Maildir(root) => match errand {
+                    Errand::Deliver => Progress::Ended(maildir::deliver(root, parcel, &self.services).await),
+                    Errand::Begin { .. } => return Progress::NotStreamable,
+                },
                 Endpoint::LmtpUnix(path) => {
                     let road = Road {
                         target: Target::Unix(path.clone()),
@@ -120,30 +230,30 @@ impl Courier {
                         tls: TlsLevel::Off,
                         start: Start::Plain,
                     };
-                    self.travel(&road, parcel).await
+                    self.travel(&road, parcel, errand).await
                 }
                 Endpoint::Smtp { host, port } => {
-                    self.travel_to(host, *port, Protocol::Smtp, Start::Plain, parcel).await
+                    self.travel_to(host, *port, Protocol::Smtp, Start::Plain, parcel, errand).await
                 }
                 Endpoint::Smtps { host, port } => {
-                    self.travel_to(host, *port, Protocol::Smtp, Start::Implicit, parcel).await
+                    self.travel_to(host, *port, Protocol::Smtp, Start::Implicit, parcel, errand).await
                 }
                 Endpoint::Lmtp { host, port } => {
-                    self.travel_to(host, *port, Protocol::Lmtp, Start::Plain, parcel).await
+                    self.travel_to(host, *port, Protocol::Lmtp, Start::Plain, parcel, errand).await
                 }
             };
             match reached {
-                Delivery::Reached(outcomes) => {
-                    self.services.troubled.forget(endpoint);
-                    return Delivery::Reached(outcomes);
-                }
-                Delivery::Unreached(reply) => {
+                Progress::Ended(Delivery::Unreached(reply)) => {
                     self.services.troubled.remember(endpoint);
                     last = reply;
                 }
+                reached => {
+                    self.services.troubled.forget(endpoint);
+                    return reached;
+                }
             }
         }
-        Delivery::Unreached(last)
+        Progress::Ended(Delivery::Unreached(last))
     }
 
     async fn travel_to(
@@ -153,7 +263,8 @@ impl Courier {
         protocol: Protocol,
         start: Start,
         parcel: &Parcel<'_>,
-    ) -> Delivery {
+        errand: Errand,
+    ) -> Progress {
         let addresses = match self.services.resolver.addresses(host).await {
             Lookup::Found(addresses) => addresses,
             Lookup::Absent => return unreached(&Obstacle::NoSuchHost, host),
@@ -169,16 +280,16 @@ impl Courier {
                 tls: self.hop.tls,
                 start,
             };
-            match self.travel(&road, parcel).await {
-                Delivery::Reached(outcomes) => return Delivery::Reached(outcomes),
-                Delivery::Unreached(reply) => last = reply,
+            match self.travel(&road, parcel, errand).await {
+                Progress::Ended(Delivery::Unreached(reply)) => last = reply,
+                reached => return reached,
             }
         }
-        Delivery::Unreached(last)
+        Progress::Ended(Delivery::Unreached(last))
     }
 
     /// Opens a connection and hands the parcel over.
-    async fn travel(&mut self, road: &Road<'_>, parcel: &Parcel<'_>) -> Delivery {
+    async fn travel(&mut self, road: &Road<'_>, parcel: &Parcel<'_>, errand: Errand) -> Progress {
         let opened = match self.open(road, road.tls).await {
             // TLS was offered and did not come about: once more, without. The connection is gone with it.
             Err(NotReady::NoHandshake(_)) => self.open(road, TlsLevel::Off).await,
@@ -187,16 +298,26 @@ impl Courier {
         let mut connection = match opened {
             Ok(connection) => connection,
             Err(NotReady::Unusable(reply) | NotReady::NoHandshake(reply)) => {
-                return Delivery::Unreached(reply);
+                return Progress::Ended(Delivery::Unreached(reply));
             }
         };
-        match connection.transfer(parcel, &self.services.patience).await {
+        let patience = &self.services.patience;
+        let transferred = match errand {
+            Errand::Deliver => connection.transfer(parcel, patience).await,
+            Errand::Begin { declared } => connection.begin(parcel, declared, patience).await,
+        };
+        match transferred {
             Transferred::Finished(outcomes) => {
                 self.keep(connection);
-                Delivery::Reached(outcomes)
+                Progress::Ended(Delivery::Reached(outcomes))
             }
-            Transferred::Interrupted(outcomes) => Delivery::Reached(outcomes),
-            Transferred::Unusable(reply) => Delivery::Unreached(reply),
+            Transferred::Interrupted(outcomes) => Progress::Ended(Delivery::Reached(outcomes)),
+            Transferred::Unusable(reply) => Progress::Ended(Delivery::Unreached(reply)),
+            Transferred::Open => Progress::Open(Box::new(connection)),
+            Transferred::NotStreamable => {
+                self.keep(connection);
+                Progress::NotStreamable
+            }
         }
     }
 
@@ -231,8 +352,8 @@ impl Courier {
     }
 }
 
-fn unreached(obstacle: &Obstacle, host: &str) -> Delivery {
-    Delivery::Unreached(verdict::obstacle(obstacle, host))
+fn unreached(obstacle: &Obstacle, host: &str) -> Progress {
+    Progress::Ended(Delivery::Unreached(verdict::obstacle(obstacle, host)))
 }
 
 /// `store1.eur.example.net [192.0.2.7]:24`; an address that was configured as such stands alone.

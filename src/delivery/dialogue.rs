@@ -31,10 +31,28 @@ pub(super) enum Channel {
 /// What a message weighs on the wire, beyond its envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Freight {
-    /// With everything that we put in front.
-    pub(super) size: u64,
+    pub(super) load: Load,
     /// Octets over 127 in content declared as 8BITMIME. Only asked for by `must_know_octets`.
     pub(super) octets: Octets,
+}
+
+/// How much there is to send, with everything that we put in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    Whole(u64),
+    /// It is still coming in, and goes by DATA: its end is not known, only what its sender declared.
+    Coming {
+        declared: Option<u64>,
+    },
+}
+
+impl Freight {
+    fn size(self) -> Option<u64> {
+        match self.load {
+            Load::Whole(size) => Some(size),
+            Load::Coming { declared } => declared,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +204,16 @@ impl Dialogue {
         &self.host
     }
 
+    /// Whether a message can go while it comes in: not one whose form has to be known first.
+    pub(super) fn can_stream(&self, body: BodyType) -> bool {
+        body != BodyType::BinaryMime && !self.must_know_octets(body)
+    }
+
+    /// Whether every recipient of the transaction under way was accepted.
+    pub(super) fn has_accepted_all(&self) -> bool {
+        matches!(&self.state, State::Transaction(open) if open.accepted == open.outcomes.len())
+    }
+
     /// Whether somebody must look for octets over 127 before `Deliver`: content declared as 8BITMIME may
     /// hold none, and then passes where 8BITMIME is not offered.
     pub(super) fn must_know_octets(&self, body: BodyType) -> bool {
@@ -298,7 +326,10 @@ impl Dialogue {
             let outcome = verdict::unfit(unfit, &self.host);
             return Action::Finished(vec![outcome; parcel.recipients.len()]);
         }
-        let form = if self.offers.chunking { Form::Chunk } else { Form::Dotted };
+        let form = match freight.load {
+            Load::Whole(_) if self.offers.chunking => Form::Chunk,
+            Load::Whole(_) | Load::Coming { .. } => Form::Dotted,
+        };
         let mut transaction = Transaction {
             words: Vec::with_capacity(256),
             ends: Vec::with_capacity(parcel.recipients.len() + 3),
@@ -308,7 +339,7 @@ impl Dialogue {
             // certain that it has not taken the message.
             one_flight: self.offers.pipelining
                 && form == Form::Chunk
-                && freight.size <= ONE_FLIGHT_LIMIT
+                && freight.size().is_some_and(|size| size <= ONE_FLIGHT_LIMIT)
                 && self.transactions > 0,
             said: 0,
             answered: 0,
@@ -323,7 +354,7 @@ impl Dialogue {
 
     fn unfit(&self, parcel: &Parcel<'_>, freight: Freight) -> Option<Unfit> {
         let offers = &self.offers;
-        if offers.size_limit.is_some_and(|limit| freight.size > limit) {
+        if offers.size_limit.zip(freight.size()).is_some_and(|(limit, size)| size > limit) {
             return Some(Unfit::TooLarge);
         }
         if needs_utf8(parcel) && !offers.smtp_utf8 {
@@ -352,8 +383,8 @@ impl Dialogue {
             push_address(&mut words, sender);
         }
         words.push('>');
-        if self.offers.size {
-            let _ = write!(words, " SIZE={}", freight.size);
+        if let Some(size) = freight.size().filter(|_| self.offers.size) {
+            let _ = write!(words, " SIZE={size}");
         }
         match envelope.body {
             BodyType::SevenBit => {}
@@ -391,11 +422,11 @@ impl Dialogue {
             words.push_str("\r\n");
             ends.push(words.len());
         }
-        match transaction.form {
-            Form::Dotted => words.push_str("DATA\r\n"),
-            Form::Chunk => {
-                let _ = write!(words, "BDAT {} LAST\r\n", freight.size);
+        match (transaction.form, freight.load) {
+            (Form::Chunk, Load::Whole(size)) => {
+                let _ = write!(words, "BDAT {size} LAST\r\n");
             }
+            (Form::Dotted, _) | (Form::Chunk, Load::Coming { .. }) => words.push_str("DATA\r\n"),
         }
         ends.push(words.len());
         transaction.words = words.into_bytes();
@@ -782,8 +813,12 @@ mod tests {
                 }
                 ">" => match rest {
                     "deliver" => {
-                        let freight = Freight { size: 7, octets: Octets::EightBit };
+                        let freight = Freight { load: Load::Whole(7), octets: Octets::EightBit };
                         dialogue.on(Input::Deliver(&parcel, freight))
+                    }
+                    "stream" => {
+                        let load = Load::Coming { declared: Some(99) };
+                        dialogue.on(Input::Deliver(&parcel, Freight { load, octets: Octets::NotLooked }))
                     }
                     "closed" => dialogue.on(Input::Broken(Breakage::Closed)),
                     "silence" => dialogue.on(Input::Broken(Breakage::TimedOut)),
@@ -813,6 +848,22 @@ mod tests {
             format!("{word} ({})", outcome.reply().line())
         });
         each.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn what_is_still_coming_goes_by_data_with_the_size_that_was_declared() {
+        let mut dialogue = dialogue(Protocol::Smtp, TlsLevel::Off);
+        let script = "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250-PIPELINING\nS: 250-SIZE 1000\n\
+                      S: 250 CHUNKING\n= ready\n> stream\nC: MAIL FROM:<s@a.example> SIZE=99\n\
+                      C: RCPT TO:<a@b.example>\nC: RCPT TO:<b@b.example>\nC: DATA\nS: 250\nS: 250\n";
+        let two = envelope(&["a@b.example", "b@b.example"]);
+        hold(&mut dialogue, &two, &format!("{script}S: 250\nS: 354\n"));
+        assert!(dialogue.has_accepted_all());
+        let mut divided = self::dialogue(Protocol::Smtp, TlsLevel::Off);
+        hold(&mut divided, &two, &format!("{script}S: 550 5.1.1 no\nS: 354\n"));
+        assert!(!divided.has_accepted_all());
+        assert!(!dialogue.can_stream(BodyType::BinaryMime) && !dialogue.can_stream(BodyType::EightBitMime));
+        assert!(dialogue.can_stream(BodyType::SevenBit));
     }
 
     #[test]
@@ -1076,7 +1127,8 @@ mod tests {
         assert!(dialogue.must_know_octets(declared.body));
         let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::from_static(b"hello\r\n")) };
         let parcel = Parcel { envelope: &declared, recipients: &[0], content: &content };
-        let action = dialogue.on(Input::Deliver(&parcel, Freight { size: 7, octets: Octets::SevenBit }));
+        let action =
+            dialogue.on(Input::Deliver(&parcel, Freight { load: Load::Whole(7), octets: Octets::SevenBit }));
         assert_eq!(action, Action::Say(b"MAIL FROM:<s@a.example>\r\n".to_vec(), Wait::Mail));
     }
 
@@ -1100,7 +1152,8 @@ mod tests {
             };
             next.offers = dialogue.offers;
             next.transactions = 1;
-            let action = next.on(Input::Deliver(&parcel, Freight { size, octets: Octets::NotLooked }));
+            let action = next
+                .on(Input::Deliver(&parcel, Freight { load: Load::Whole(size), octets: Octets::NotLooked }));
             assert_eq!(matches!(action, Action::Send(..)), flight, "{size}");
         }
     }

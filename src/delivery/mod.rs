@@ -5,10 +5,11 @@
 //! before; `queue` comes after.
 //!
 //! `courier` finds a connection, `transfer` drives it, `dialogue` knows what to say, `verdict` what the
-//! answers mean; `maildir` delivers without a server.
+//! answers mean; `maildir` delivers without a server. `inline` hands a message over while it comes in.
 
 mod courier;
 mod dialogue;
+mod inline;
 mod maildir;
 mod transfer;
 mod troubled;
@@ -18,6 +19,7 @@ mod verdict;
 mod tests;
 
 pub use courier::Courier;
+pub use inline::{Opening, Passage, Pool, Terms, Verdict};
 pub use troubled::Troubled;
 
 use std::sync::Arc;

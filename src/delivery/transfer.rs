@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::dialogue::{Action, Dialogue, Form, Freight, Input, Octets};
+use super::dialogue::{Action, Dialogue, Form, Freight, Input, Load, Octets};
 use super::verdict::{Breakage, Wait};
 use super::{Parcel, Patience, Services};
 use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel};
@@ -30,6 +30,16 @@ pub(super) enum Transferred {
     Finished(Vec<Outcome>),
     Interrupted(Vec<Outcome>),
     Unusable(RemoteReply),
+    /// The server listens: the content may be streamed.
+    Open,
+    /// Nothing was said: this content has to be whole before it can go.
+    NotStreamable,
+}
+
+/// Where a conversation stands when nothing more can be said without the content, or at all.
+enum Driven {
+    Content(Vec<u8>, Form),
+    Over(Transferred),
 }
 
 /// Why a connection did not come up.
@@ -53,6 +63,8 @@ pub(super) struct Connection {
     reader: ResponseReader,
     dialogue: Dialogue,
     place: Place,
+    /// Of the content that is being streamed.
+    encoder: DataEncoder,
     pub(super) idle_since: Instant,
 }
 
@@ -67,7 +79,14 @@ impl Connection {
         services: &Services,
     ) -> Result<Self, NotReady> {
         let reader = ResponseReader::default();
-        let mut connection = Self { wire, reader, dialogue, place, idle_since: Instant::now() };
+        let mut connection = Self {
+            wire,
+            reader,
+            dialogue,
+            place,
+            encoder: DataEncoder::default(),
+            idle_since: Instant::now(),
+        };
         let mut action = connection.dialogue.on(Input::Connected);
         loop {
             action = match action {
@@ -113,41 +132,128 @@ impl Connection {
 
     /// Hands one parcel over. Afterwards `is_ready` tells whether the connection can take another.
     pub(super) async fn transfer(&mut self, parcel: &Parcel<'_>, patience: &Patience) -> Transferred {
-        let return_path = match self.place {
-            Place::Final => return_path(parcel.envelope),
-            Place::OnTheWay => Bytes::new(),
-        };
+        let return_path = self.return_path(parcel.envelope);
         let content = parcel.content;
         let octets = if self.dialogue.must_know_octets(parcel.envelope.body) {
             octets_of(content).await
         } else {
             Octets::NotLooked
         };
-        let freight = Freight { size: return_path.len() as u64 + content.len(), octets };
-        let mut action = self.dialogue.on(Input::Deliver(parcel, freight));
+        let load = Load::Whole(return_path.len() as u64 + content.len());
+        let mut action = self.dialogue.on(Input::Deliver(parcel, Freight { load, octets }));
+        loop {
+            match self.drive(action, patience).await {
+                Driven::Content(words, form) => {
+                    self.wire.put(&words);
+                    let sent = self.send(&return_path, content, form, patience).await;
+                    action = self.sent(sent, patience).await;
+                }
+                Driven::Over(transferred) => return transferred,
+            }
+        }
+    }
+
+    /// Says the envelope of a message whose body is still coming in. After `Open` follow `push` and `flush`
+    /// as it comes, then `end`.
+    pub(super) async fn begin(
+        &mut self,
+        parcel: &Parcel<'_>,
+        declared: Option<u64>,
+        patience: &Patience,
+    ) -> Transferred {
+        if !self.dialogue.can_stream(parcel.envelope.body) {
+            return Transferred::NotStreamable;
+        }
+        let return_path = self.return_path(parcel.envelope);
+        let head = &parcel.content.head;
+        let in_front = (return_path.len() + head.len()) as u64;
+        let declared = declared.map(|size| size.saturating_add(in_front));
+        let freight = Freight { load: Load::Coming { declared }, octets: Octets::NotLooked };
+        let action = self.dialogue.on(Input::Deliver(parcel, freight));
+        match self.drive(action, patience).await {
+            Driven::Content(words, form) => {
+                debug_assert_eq!(form, Form::Dotted, "what is still coming has no size");
+                self.wire.put(&words);
+                self.encoder = DataEncoder::default();
+                for part in [&return_path, head] {
+                    if self.push(part).is_err() {
+                        let action = self.dialogue.on(Input::Broken(Breakage::Unencodable));
+                        return self.over(action, patience).await;
+                    }
+                }
+                Transferred::Open
+            }
+            Driven::Over(transferred) => transferred,
+        }
+    }
+
+    /// Takes more of the content into the buffer. Call `flush` before much heaps up there.
+    pub(super) fn push(&mut self, content: &Bytes) -> Result<(), Breakage> {
+        let wire = &mut self.wire;
+        self.encoder.encode(content, |slice| wire.put_bytes(slice)).map_err(|_| Breakage::Unencodable)
+    }
+
+    pub(super) async fn send_pushed(&mut self, patience: &Patience) -> Result<(), Breakage> {
+        self.flush(patience.data_block).await
+    }
+
+    /// Ends the streamed content, or gives up on it for the reason given, and hears the verdict.
+    pub(super) async fn end(&mut self, pushed: Result<(), Breakage>, patience: &Patience) -> Transferred {
+        let sent = match pushed {
+            Ok(()) => match std::mem::take(&mut self.encoder).finish() {
+                Ok(end) => {
+                    self.wire.put(end);
+                    self.flush(patience.data_block).await
+                }
+                Err(_) => Err(Breakage::Unencodable),
+            },
+            Err(cause) => Err(cause),
+        };
+        let action = self.sent(sent, patience).await;
+        self.over(action, patience).await
+    }
+
+    pub(super) fn has_accepted_all(&self) -> bool {
+        self.dialogue.has_accepted_all()
+    }
+
+    fn return_path(&self, envelope: &Envelope) -> Bytes {
+        match self.place {
+            Place::Final => return_path(envelope),
+            Place::OnTheWay => Bytes::new(),
+        }
+    }
+
+    async fn sent(&mut self, sent: Result<(), Breakage>, patience: &Patience) -> Action {
+        match sent {
+            Ok(()) => self.dialogue.on(Input::ContentSent),
+            // A server that refuses early may have said why before it closed.
+            Err(Breakage::Closed | Breakage::Io(_)) => self.listen(Wait::DataEnd, patience.courtesy).await,
+            Err(cause) => self.dialogue.on(Input::Broken(cause)),
+        }
+    }
+
+    async fn over(&mut self, action: Action, patience: &Patience) -> Transferred {
+        match self.drive(action, patience).await {
+            Driven::Over(transferred) => transferred,
+            Driven::Content(..) => unreachable!("content is sent once"),
+        }
+    }
+
+    async fn drive(&mut self, mut action: Action, patience: &Patience) -> Driven {
         loop {
             action = match action {
                 Action::Say(words, wait) => {
                     self.wire.put(&words);
                     self.converse(wait, patience).await
                 }
-                Action::Send(words, form) => {
-                    self.wire.put(&words);
-                    match self.send(&return_path, content, form, patience).await {
-                        Ok(()) => self.dialogue.on(Input::ContentSent),
-                        Err(Breakage::Closed | Breakage::Io(_)) => {
-                            // A server that refuses early may have said why before it closed.
-                            self.listen(Wait::DataEnd, patience.courtesy).await
-                        }
-                        Err(cause) => self.dialogue.on(Input::Broken(cause)),
-                    }
-                }
+                Action::Send(words, form) => return Driven::Content(words, form),
                 Action::Finished(outcomes) => {
                     self.idle_since = Instant::now();
-                    return Transferred::Finished(outcomes);
+                    return Driven::Over(Transferred::Finished(outcomes));
                 }
-                Action::Interrupted(outcomes) => return Transferred::Interrupted(outcomes),
-                Action::Unusable(reply) => return Transferred::Unusable(reply),
+                Action::Interrupted(outcomes) => return Driven::Over(Transferred::Interrupted(outcomes)),
+                Action::Unusable(reply) => return Driven::Over(Transferred::Unusable(reply)),
                 Action::Secure | Action::Ready | Action::NoHandshake(_) => {
                     unreachable!("the session is already up")
                 }

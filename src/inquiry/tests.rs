@@ -142,6 +142,7 @@ fn inquiry() -> Inquiry {
         tls: TlsLevel::Verify,
     };
     let rules = Rules {
+        inline: BTreeMap::new(),
         node_region: region("EUR"),
         hostname: Domain::parse("edge1.eur.example.net").expect("a name"),
         mixed_regions: MixedRegions::Defer,

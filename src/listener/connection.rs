@@ -10,20 +10,24 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Timestamp;
-use crate::decision::{Attribution, Reason, Rules, Trail};
+use crate::decision::{Attribution, Otherwise, Reason, Rules, Trail};
+use crate::delivery::{Opening, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
-use crate::mail::{Address, Envelope, MessageId, Peer, Sender, SessionId, header};
+use crate::mail::{
+    Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, Sender, SessionId, Status, header,
+};
 use crate::net::{Wire, within};
-use crate::report::{Event, Parting};
+use crate::report::{Event, Parting, Relay};
 use crate::session::{
-    Action, Chunk, Input, NotStored, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling, Session, Terms,
-    TlsOffer, reply_for,
+    Action, Chunk, Input, NotStored, NotTaken, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling,
+    Session, Terms, TlsOffer, reply_for,
 };
 use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
 use crate::smtp::line::{Found, LineFault, LineFinder};
 use crate::smtp::reply::{Answer, Context, Texts};
 use crate::spool::{self, Draft, Pressure};
 
+use super::handover::{Handover, Hops};
 use super::{Entrance, Patience, Shared};
 
 /// A body that trickles in is given up after this long, however steadily it trickles.
@@ -57,7 +61,10 @@ pub(super) struct Connection {
     /// A transaction keeps the rules that it began with.
     rules: Arc<Rules>,
     attribution: Attribution,
+    hops: Hops,
     draft: Option<Draft>,
+    /// The message goes on while it comes in.
+    handover: Option<Handover>,
     chunks: Option<ChunkDecoder>,
     /// The message could not be kept in the spool while it came in.
     not_kept: Option<NotStored>,
@@ -93,7 +100,9 @@ impl Connection {
             attribution: Attribution::Incoming,
             entrance,
             shared,
+            hops: Hops::None,
             draft: None,
+            handover: None,
             chunks: None,
             not_kept: None,
             started: Instant::now(),
@@ -153,8 +162,8 @@ impl Connection {
                 }
                 Action::ReadBody(read) => self.read_body(&mut wire, read).await?,
                 Action::Store(open) => {
-                    let stored = self.store(*open).await;
-                    self.session.on(Input::Stored(stored))
+                    let input = self.conclude(*open).await;
+                    self.session.on(input)
                 }
                 Action::Close(answer) => {
                     self.say(&mut wire, &answer);
@@ -182,6 +191,7 @@ impl Connection {
     async fn listen(&mut self, wire: &mut Wire) -> Result<Action, End> {
         if !self.session.holds_body() {
             self.draft = None;
+            self.handover = None;
             self.chunks = None;
             self.not_kept = None;
         }
@@ -272,6 +282,7 @@ impl Connection {
         // A new transaction: the rules and words of now.
         self.rules = self.shared.inquiry.rules();
         self.texts = self.shared.texts.load_full();
+        self.hops = Hops::None;
         let pressure = *self.shared.pressure.borrow();
         let attributed = match pressure {
             Pressure::Free => self.attribute(sender).await,
@@ -325,7 +336,11 @@ impl Connection {
             };
             self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut Trail::off()).await
         };
-        match admitted {
+        let joined = admitted.and_then(|(admitted, place)| {
+            self.hops.join(&place.next_hop, &self.rules, &self.shared.inline)?;
+            Ok((admitted, place))
+        });
+        match joined {
             Ok((admitted, place)) => {
                 self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
                 Ok(admitted)
@@ -385,12 +400,12 @@ impl Connection {
             ReadBody::Data { answer, rules } => {
                 self.say(wire, &answer);
                 self.flush(wire).await?;
-                self.begin_body();
+                self.begin_body().await;
                 self.read_data(wire, DataDecoder::new(rules), deadline).await?
             }
             ReadBody::Chunk { octets, chunk } => {
                 if let Chunk::First { rules, .. } = chunk {
-                    self.begin_body();
+                    self.begin_body().await;
                     self.chunks = Some(ChunkDecoder::new(rules));
                 }
                 self.read_chunk(wire, octets, chunk, deadline).await?
@@ -403,9 +418,23 @@ impl Connection {
         }
     }
 
-    fn begin_body(&mut self) {
-        self.draft = Some(self.shared.spool.draft());
+    async fn begin_body(&mut self) {
+        let draft = self.shared.spool.draft();
+        self.handover = self.begin_handover(draft.id()).await;
+        self.draft = Some(draft);
         self.not_kept = None;
+    }
+
+    /// Offers the envelope to an inline next hop while the client begins to send.
+    async fn begin_handover(&mut self, id: MessageId) -> Option<Handover> {
+        let (hop, otherwise) = self.hops.inline(&self.rules)?;
+        let open = self.session.envelope().expect("a body belongs to an envelope").clone();
+        let declared_size = open.declared_size;
+        let envelope = Arc::new(self.envelope(id, open));
+        let head = header::received(&self.rules.hostname, &envelope).into_bytes().into();
+        let opening = Opening { envelope: envelope.clone(), head, declared_size };
+        let passage = self.shared.inline.begin(hop, opening).await;
+        Some(Handover { passage, envelope, next_hop: hop.name.clone(), otherwise, bytes: 0 })
     }
 
     /// `None` when the client took too long.
@@ -502,18 +531,35 @@ impl Connection {
         if let Some(draft) = &mut self.draft {
             draft.push(content);
         }
+        if let Some(handover) = &mut self.handover {
+            handover.passage.push(content);
+            handover.bytes += content.len() as u64;
+        }
     }
 
     /// What will be refused need not be kept.
     fn let_go_if_faulty(&mut self, summary: &BodySummary) {
         if summary.fault.is_some() {
             self.draft = None;
+            self.handover = None;
         }
     }
 
     /// Lets the draft go to disk when it is large; a draft that cannot be kept is let go, and the client
     /// is told at the end of its data.
     async fn settle_draft(&mut self) {
+        if let Some(handover) = &mut self.handover {
+            handover.passage.flush().await;
+            // What would have to go to disk is let go: where it may never rest there, always; else as long as
+            // the next hop seems to take it all. If it does not, the client is told 451 and has it still.
+            let let_go = match handover.otherwise {
+                Otherwise::Refuse => true,
+                Otherwise::Spool => handover.passage.is_promising(),
+            };
+            if let_go && self.draft.as_mut().is_some_and(Draft::overflows) {
+                self.draft = None;
+            }
+        }
         let Some(draft) = &mut self.draft else { return };
         if let Err(not_stored) = draft.settle().await {
             self.draft = None;
@@ -532,8 +578,103 @@ impl Connection {
         }
     }
 
-    async fn store(&mut self, open: OpenEnvelope) -> Result<MessageId, NotStored> {
+    /// The body is whole and wanted: the next hop has it already, or the disk gets it.
+    async fn conclude(&mut self, mut open: OpenEnvelope) -> Input<'static> {
         self.chunks = None;
+        if let Some(handover) = self.handover.take()
+            && let Some(handed_over) = self.hand_over(handover, &mut open).await
+        {
+            self.draft = None;
+            return Input::HandedOver(handed_over);
+        }
+        Input::Stored(self.store(open).await)
+    }
+
+    /// Ends the passage. `None` when what is left in `open` is for the spool.
+    async fn hand_over(
+        &mut self,
+        handover: Handover,
+        open: &mut OpenEnvelope,
+    ) -> Option<Result<MessageId, NotTaken>> {
+        let Handover { passage, envelope, next_hop, otherwise, bytes } = handover;
+        if otherwise == Otherwise::Refuse && passage.is_divided() {
+            // The client will have to come again, and then nobody should get it twice.
+            passage.forgo();
+            let reply =
+                RemoteReply::ours("", Status::new(4, 5, 3), "The next hop takes some of the recipients");
+            self.note_message_refused(open, &reply);
+            return Some(Err(NotTaken::NoVerdict));
+        }
+        let wanted = self.draft.as_ref().filter(|_| passage.wants_copy());
+        let verdict = passage.finish(wanted.and_then(Draft::copy)).await;
+        let reply = match verdict {
+            Verdict::Taken(taken) => {
+                self.messages += 1;
+                self.shared.reporter.note(&Event::Accepted {
+                    session: self.id,
+                    attribution: &self.attribution,
+                    envelope: &envelope,
+                    bytes,
+                    tls: self.session.peer().tls.is_some(),
+                    by: Relay::Inline,
+                });
+                self.note_delivered(&envelope, &next_hop, &taken);
+                return Some(Ok(envelope.id));
+            }
+            Verdict::Refused(reply) => {
+                self.note_message_refused(open, &reply);
+                return Some(Err(NotTaken::Refused(reply)));
+            }
+            Verdict::Mixed { taken, left, reply } => {
+                self.note_delivered(&envelope, &next_hop, &taken);
+                let mut index = 0..;
+                open.recipients.retain(|_| index.next().is_some_and(|index| left.contains(&index)));
+                reply
+            }
+            Verdict::Silent(reply) => reply,
+        };
+        match otherwise {
+            Otherwise::Refuse => {
+                self.note_message_refused(open, &reply);
+                Some(Err(NotTaken::NoVerdict))
+            }
+            Otherwise::Spool => {
+                self.shared.reporter.note(&Event::FellBack {
+                    id: envelope.id,
+                    next_hop: &next_hop,
+                    reply: &reply,
+                });
+                None
+            }
+        }
+    }
+
+    fn note_delivered(&self, envelope: &Envelope, next_hop: &NextHopName, taken: &[(u32, RemoteReply)]) {
+        let delay = self.now().since(envelope.received_at);
+        for (index, reply) in taken {
+            let recipient = &envelope.recipients[*index as usize].address;
+            let id = envelope.id;
+            self.shared.reporter.note(&Event::Delivered {
+                id,
+                recipient,
+                next_hop,
+                reply,
+                attempts: 1,
+                delay,
+            });
+        }
+    }
+
+    fn note_message_refused(&self, open: &OpenEnvelope, reply: &RemoteReply) {
+        self.shared.reporter.note(&Event::MessageRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            sender: &open.sender,
+            reply: &reply.line(),
+        });
+    }
+
+    async fn store(&mut self, open: OpenEnvelope) -> Result<MessageId, NotStored> {
         let Some(draft) = self.draft.take() else {
             return Err(self.not_kept.take().unwrap_or(NotStored::Failed));
         };
@@ -549,6 +690,7 @@ impl Connection {
             attribution: &self.attribution,
             bytes,
             tls: self.session.peer().tls.is_some(),
+            by: Relay::Spool,
         });
         let id = accepted.envelope.id;
         // The receiver lives as long as the daemon; at its end the spool hands the message out again.

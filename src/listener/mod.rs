@@ -5,6 +5,7 @@
 
 mod admission;
 mod connection;
+mod handover;
 mod proxy;
 
 pub use admission::Admission;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::decision::Door;
+use crate::delivery::Pool;
 use crate::inquiry::Inquiry;
 use crate::mail::{Peer, SessionId};
 use crate::net::{ServerTls, Wire, within};
@@ -43,6 +45,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Shared {
     pub inquiry: Arc<Inquiry>,
     pub spool: Spool,
+    /// The connections of inline relay.
+    pub inline: Arc<Pool>,
     pub tls: Arc<ServerTls>,
     pub texts: ArcSwap<Texts>,
     pub arrivals: mpsc::Sender<Accepted>,

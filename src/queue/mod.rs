@@ -538,6 +538,7 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         | Reason::NoSubscription
         | Reason::WrongRegion
         | Reason::MixedRegions
+        | Reason::ComesAlone
         | Reason::Overloaded
         | Reason::InsufficientResources => (Status::new(4, 4, 3), "no way on could be decided"),
     };

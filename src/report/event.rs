@@ -17,6 +17,24 @@ pub enum Parting {
     Notable,
 }
 
+/// How an accepted message goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay {
+    /// From the spool.
+    Spool,
+    /// It is gone already: the next hop has it.
+    Inline,
+}
+
+impl Relay {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Spool => "spool",
+            Self::Inline => "inline",
+        }
+    }
+}
+
 /// Borrowed throughout: an event is noted and gone.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -110,6 +128,13 @@ pub enum Event<'a> {
         attribution: &'a Attribution,
         bytes: u64,
         tls: bool,
+        by: Relay,
+    },
+    /// An inline next hop gave no verdict, or not one for all: the rest went to the spool.
+    FellBack {
+        id: MessageId,
+        next_hop: &'a NextHopName,
+        reply: &'a RemoteReply,
     },
     MessageRefused {
         session: SessionId,

@@ -90,15 +90,18 @@ pub(super) fn write(event: &Event<'_>) {
             reason = reason.word(), reply,
         ),
         Event::RecipientAccepted { .. } => {}
-        Event::Accepted { session, envelope, attribution, bytes, tls } => {
+        Event::Accepted { session, envelope, attribution, bytes, tls, by } => {
             let peer = envelope.peer.as_ref();
             info!(
                 event = "accepted", id = %envelope.id, %session, sender = sender(&envelope.sender),
-                recipients = envelope.recipients.len(), %attribution, bytes, tls,
+                recipients = envelope.recipients.len(), %attribution, bytes, tls, relay = by.word(),
                 ip = peer.map(|peer| tracing::field::display(peer.ip)),
                 helo = peer.map(|peer| peer.helo.as_str()),
             );
         }
+        Event::FellBack { id, next_hop, reply } => info!(
+            event = "inline-fell-back", %id, %next_hop, host = reply.host, reply = reply.line(),
+        ),
         Event::MessageRefused { session, peer, sender: from, reply } => info!(
             event = "message-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), reply,
         ),

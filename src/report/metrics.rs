@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::Event;
+use super::{Event, Relay};
 use crate::decision::Reason;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -42,6 +42,8 @@ pub struct Metrics {
     accepted: Counter,
     accepted_bytes: Counter,
     messages_refused: Counter,
+    inline_relayed: Counter,
+    inline_fell_back: Counter,
     refused: Family<ReasonLabel, Counter>,
     recipients: Family<IrrLabel, Counter>,
     outcomes: Family<OutcomeLabel, Counter>,
@@ -67,6 +69,10 @@ impl Default for Metrics {
         let accepted = counter("messages_accepted", "Messages answered 250 after end of data");
         let accepted_bytes = counter("messages_accepted_bytes", "Octets of the messages accepted");
         let messages_refused = counter("messages_refused", "Messages refused at or after DATA");
+        let inline_relayed =
+            counter("inline_relayed", "Messages that a next hop took while they came in (inline relay)");
+        let inline_fell_back =
+            counter("inline_fell_back", "Messages for an inline next hop that went to the spool instead");
         let destinations_down = counter("destination_outages", "Times that a next hop was found down");
         let notices = counter("notices", "Delivery status notifications composed");
         let quarantined = counter("messages_quarantined", "Messages set aside as damaged or poisonous");
@@ -89,6 +95,8 @@ impl Default for Metrics {
             accepted,
             accepted_bytes,
             messages_refused,
+            inline_relayed,
+            inline_fell_back,
             refused,
             recipients,
             outcomes,
@@ -124,9 +132,15 @@ impl Metrics {
                 let region = home.map_or("none".to_owned(), |region| region.to_string());
                 self.recipients.get_or_create(&IrrLabel { irr: irr.word(), region }).inc();
             }
-            Event::Accepted { bytes, .. } => {
+            Event::Accepted { bytes, by, .. } => {
+                if *by == Relay::Inline {
+                    self.inline_relayed.inc();
+                }
                 self.accepted.inc();
                 self.accepted_bytes.inc_by(*bytes);
+            }
+            Event::FellBack { .. } => {
+                self.inline_fell_back.inc();
             }
             Event::MessageRefused { .. } => {
                 self.messages_refused.inc();

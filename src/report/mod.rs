@@ -8,7 +8,7 @@ mod log;
 mod metrics;
 pub mod notice;
 
-pub use event::{Event, Parting};
+pub use event::{Event, Parting, Relay};
 pub use log::{Format, start as start_log};
 pub use metrics::{Gauges, Metrics};
 

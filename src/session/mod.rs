@@ -12,7 +12,7 @@ pub use phase::{OpenEnvelope, Session};
 pub use refusal::reply_for;
 
 use crate::decision::{Admitted, Reason};
-use crate::mail::{MessageId, Region, Sender, TlsFacts};
+use crate::mail::{MessageId, Region, RemoteReply, Sender, TlsFacts};
 use crate::smtp::body::{BodyRules, BodySummary, LineEndings};
 pub use crate::smtp::command::RecipientPath;
 use crate::smtp::reply::Answer;
@@ -37,6 +37,8 @@ pub enum Input<'a> {
     TlsNotReady,
     /// How `Store` ended.
     Stored(Result<MessageId, NotStored>),
+    /// `Store` ended without a disk: the next hop took the message, or did not.
+    HandedOver(Result<MessageId, NotTaken>),
     PatienceOver,
     /// The daemon shuts down (rule 61). May come, and come again, whenever a line is awaited.
     Draining,
@@ -57,7 +59,7 @@ pub enum Action {
     /// or, where that cannot even begin, `TlsNotReady` instead.
     StartTls(Answer),
     ReadBody(ReadBody),
-    /// Commit the kept body with this envelope.
+    /// Commit the kept body with this envelope, or hand it over; then `Stored` or `HandedOver`.
     Store(Box<OpenEnvelope>),
     /// Send it, flush, and close.
     Close(Answer),
@@ -105,6 +107,15 @@ pub enum NotStored {
     Full,
     /// The disk failed, or the deadline of the commit passed.
     Failed,
+}
+
+/// Why a message was not handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The next hop's own verdict, 4xx or 5xx.
+    Refused(RemoteReply),
+    /// It gave none, and nothing of the message may rest here.
+    NoVerdict,
 }
 
 /// Whether this listener speaks TLS, and when.

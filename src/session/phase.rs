@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Chunk, Input, NotStored, Question, ReadBody, Ruling, Terms, TlsOffer, reply_for};
+use super::{
+    Action, Chunk, Input, NotStored, NotTaken, Question, ReadBody, Ruling, Terms, TlsOffer, reply_for,
+};
 use crate::decision::{Admitted, Reason};
 use crate::mail::{Address, BodyType, Domain, Notify, Peer, Recipient, Region, Ret, Sender, TlsFacts};
 use crate::smtp::body::{BodyFault, BodyRules, BodySummary, Form};
@@ -131,6 +133,13 @@ impl Session {
             Input::Stored(Ok(id)) => self.stored(Answer::new(Reply::Taken, Detail::Message(id))),
             Input::Stored(Err(NotStored::Full)) => self.stored(Reply::InsufficientRoom.into()),
             Input::Stored(Err(NotStored::Failed)) => self.stored(Reply::NotStored.into()),
+            Input::HandedOver(Ok(id)) => self.stored(Answer::new(Reply::HandedOver, Detail::Message(id))),
+            Input::HandedOver(Err(NotTaken::Refused(verdict))) => {
+                let lasting = verdict.code >= 500;
+                let reply = if lasting { Reply::NextHopRefuses } else { Reply::NextHopDefers };
+                self.stored(Answer::new(reply, Detail::Verdict(Box::new(verdict))))
+            }
+            Input::HandedOver(Err(NotTaken::NoVerdict)) => self.stored(Reply::NoRoute.into()),
             Input::PatienceOver => self.close(Reply::PatienceOver),
             Input::Draining => self.leave(Reply::Draining),
             Input::TooOld => self.leave(Reply::SessionTooOld),

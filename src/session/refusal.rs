@@ -15,6 +15,7 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::PartnerRestricted => Reply::PartnerRestricted,
         Reason::DirectSendForbidden => Reply::DirectSendForbidden,
         Reason::TlsNeeded => Reply::TlsNeeded,
+        Reason::ComesAlone => Reply::TooManyRecipients,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,
@@ -52,6 +53,7 @@ mod tests {
             Reason::PartnerRestricted,
             Reason::DirectSendForbidden,
             Reason::TlsNeeded,
+            Reason::ComesAlone,
             Reason::NoSubscription,
         ] {
             let reply = reply_for(&reason);

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use super::extension::Extensions;
 use crate::clock::Timestamp;
-use crate::mail::{Domain, MessageId, SessionId, Status};
+use crate::mail::{Domain, MessageId, RemoteReply, SessionId, Status};
 
 /// One line of the catalogue.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Entry {
     pub code: u16,
     pub status: Option<Status>,
     /// The default words. `{service_name}`, `{help_url}` and `{hostname}` are filled in at start-up,
-    /// `{ip}`, `{domain}`, `{id}` and `{octets}` from the answer's detail.
+    /// `{ip}`, `{domain}`, `{id}`, `{octets}` and `{verdict}` from the answer's detail.
     pub text: &'static str,
     /// The rule of `spec/behaviour.md` or the RFC that asks for it.
     pub source: &'static str,
@@ -72,6 +72,7 @@ catalogue! {
     GoAhead             "go-ahead"              354 ""        "Start mail input; end with <CRLF>.<CRLF>" "RFC 5321 §4.1.1.4";
     ChunkTaken          "chunk-taken"           250 "2.0.0"   "{octets} octets received" "RFC 3030 §2";
     Taken               "taken"                 250 "2.6.0"   "{id} Queued mail for delivery" "rule 66";
+    HandedOver          "handed-over"           250 "2.6.0"   "{id} Taken by the next hop" "rule 66";
     CannotVerify        "cannot-verify"         252 "2.5.0"   "Cannot VRFY user, but will accept message and attempt delivery" "RFC 5321 §3.5.3";
     Help                "help"                  214 "2.0.0"   "This is Landfall, an inbound SMTP edge.\nCommands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS HELP QUIT" "RFC 5321 §4.1.1.8";
     Bye                 "bye"                   221 "2.0.0"   "Service closing transmission channel" "RFC 5321 §4.1.1.10";
@@ -105,6 +106,8 @@ catalogue! {
     ServerBusy          "server-busy"           451 "4.7.500" "Server busy. Please try again later from [{ip}]." "rule 59";
     InsufficientRoom    "insufficient-room"     452 "4.3.1"   "Insufficient system resources" "rule 60";
     NotStored           "not-stored"            451 "4.3.0"   "Temporary server error. The message was not accepted" "rule 66, section 6";
+    NextHopDefers       "next-hop-defers"       451 "4.0.0"   "{verdict}" "rule 66: code, status and words are the next hop's";
+    NextHopRefuses      "next-hop-refuses"      554 "5.0.0"   "{verdict}" "rule 66: code, status and words are the next hop's";
     Draining            "draining"              421 "4.3.2"   "Service not available" "rule 61";
     PatienceOver        "patience-over"         421 "4.4.2"   "Connection timed out" "RFC 5321 §4.5.3.2";
     SessionTooOld       "session-too-old"       421 "4.4.2"   "Session time limit exceeded" "rule 65";
@@ -197,6 +200,8 @@ pub enum Detail {
     Domain(Domain),
     Message(MessageId),
     Octets(u64),
+    /// What the next hop said, which stands for us too.
+    Verdict(Box<RemoteReply>),
     /// The lines of EHLO.
     Extensions(IpAddr, Extensions),
 }
@@ -229,6 +234,7 @@ impl Answer {
             Detail::Domain(domain) => fill(line, "{domain}", domain, out),
             Detail::Message(id) => fill(line, "{id}", id, out),
             Detail::Octets(octets) => fill(line, "{octets}", octets, out),
+            Detail::Verdict(verdict) => write_verdict(self.reply, line, verdict, out),
             Detail::Extensions(ip, extensions) => {
                 fill(line, "{ip}", ip, out);
                 // The greeting is no longer the last line. RFC 5321 §4.2.1
@@ -236,11 +242,30 @@ impl Answer {
                 extensions.write(out);
             }
         }
-        if texts.context && (self.reply.is_refusal() || self.reply == Reply::Taken) {
+        if texts.context
+            && (self.reply.is_refusal() || matches!(self.reply, Reply::Taken | Reply::HandedOver))
+        {
             let _ = write!(out, " [{} {} {}]", texts.hostname, context.now, context.session);
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Another server's refusal as our own: its code and status, as long as they are of the reply's class, and
+/// its words, as far as they can be said on one line.
+fn write_verdict(reply: Reply, line: &str, verdict: &RemoteReply, out: &mut Vec<u8>) {
+    let class = reply.code() / 100;
+    let code = if verdict.code / 100 == class && verdict.code != 421 { verdict.code } else { reply.code() };
+    let fits = |status: &Status| u16::from(status.class) == class;
+    let status = Some(verdict.status).filter(fits).or(reply.status());
+    let constant = wire_lines(reply.entry(), "").len();
+    let _ = write!(out, "{code} ");
+    if let Some(status) = status {
+        let _ = write!(out, "{status} ");
+    }
+    let plain = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    let words: String = verdict.text.chars().take(VERDICT_LIMIT).map(plain).collect();
+    fill(&line[constant..], "{verdict}", &words, out);
 }
 
 /// Copies `line` with its one placeholder replaced.
@@ -301,10 +326,13 @@ pub enum WordingError {
 /// With code, the longest detail and context a line stays within 512 octets (RFC 5321 §4.5.3.1.5).
 const WORDS_LIMIT: usize = 300;
 
+/// How much of another server's words is passed on.
+const VERDICT_LIMIT: usize = 400;
+
 /// Filled in once, when the wording is read.
 const EARLY: [&str; 3] = ["{service_name}", "{help_url}", "{hostname}"];
 /// Filled in from each answer's detail.
-const LATE: [&str; 4] = ["{ip}", "{domain}", "{id}", "{octets}"];
+const LATE: [&str; 5] = ["{ip}", "{domain}", "{id}", "{octets}", "{verdict}"];
 
 /// Every reply as it goes on the wire, in the wording of one configuration.
 #[derive(Debug, Clone)]
@@ -411,7 +439,7 @@ pub fn document() -> String {
          Everything Landfall can answer, written from the catalogue in `src/smtp/reply.rs` by `tests/replies.rs`.\n\
          Code, enhanced code and ATTR token are fixed.\n\
          The words may be changed in `[replies]`: `service_name` and `help_url`, or a whole text under `words`, by label.\n\
-         `{ip}`, `{domain}`, `{id}` and `{octets}` are filled in by each answer.\n\
+         `{ip}`, `{domain}`, `{id}`, `{octets}` and `{verdict}` are filled in by each answer.\n\
          With `replies.context = true` every 4xx and 5xx reply, and the 250 that takes a message, ends in\n\
          ` [<hostname> <UTC time>Z <session>]`.\n\n\
          | label | code | enhanced | words | source |\n|---|---|---|---|---|\n",
@@ -447,6 +475,28 @@ mod tests {
 
     fn plain(answer: impl Into<Answer>) -> String {
         written(&answer.into(), &Wording::new(HOSTNAME))
+    }
+
+    #[test]
+    fn another_servers_verdict_is_said_as_ours_and_never_as_more() {
+        let verdict = |reply: Reply, code: u16, status: &str, text: &str| {
+            let status = Status::parse(status).expect("a status");
+            let verdict = RemoteReply { host: "mx".to_owned(), code, status, text: text.to_owned() };
+            plain(Answer::new(reply, Detail::Verdict(Box::new(verdict))))
+        };
+        for (reply, code, status, text, line) in [
+            (Reply::NextHopDefers, 450, "4.2.1", "mailbox busy", "450 4.2.1 mailbox busy\r\n"),
+            (Reply::NextHopRefuses, 550, "5.1.1", "no such user", "550 5.1.1 no such user\r\n"),
+            (Reply::NextHopRefuses, 550, "4.1.1", "two minds", "550 5.0.0 two minds\r\n"),
+            (Reply::NextHopDefers, 550, "5.1.1", "not ours to say", "451 4.0.0 not ours to say\r\n"),
+            (Reply::NextHopDefers, 421, "4.3.2", "leaving", "451 4.3.2 leaving\r\n"),
+            (Reply::NextHopRefuses, 250, "2.0.0", "never success", "554 5.0.0 never success\r\n"),
+            (Reply::NextHopRefuses, 550, "5.1.1", "tück\r\n250 OK", "550 5.1.1 t?ck??250 OK\r\n"),
+        ] {
+            assert_eq!(verdict(reply, code, status, text), line);
+        }
+        let long = verdict(Reply::NextHopRefuses, 550, "5.1.1", &"x".repeat(5_000));
+        assert_eq!(long.len(), "550 5.1.1 \r\n".len() + VERDICT_LIMIT);
     }
 
     #[test]

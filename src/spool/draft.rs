@@ -97,18 +97,31 @@ impl Draft {
         }
     }
 
+    /// Whether it is on disk, or `settle` would write it there now.
+    pub fn overflows(&mut self) -> bool {
+        self.charge.set(self.memory.len() as u64);
+        self.spill.is_some() || self.memory_is_full()
+    }
+
+    /// The whole body, where it is still in memory.
+    pub fn copy(&self) -> Option<Bytes> {
+        let whole = self.spill.is_none() && self.refused.is_none();
+        whole.then(|| Bytes::copy_from_slice(&self.memory))
+    }
+
+    fn memory_is_full(&self) -> bool {
+        let settings = &self.inner.settings;
+        let limit = if self.spill.is_some() { CHUNK_BYTES } else { settings.draft_in_memory_bytes };
+        self.memory.len() > limit || self.inner.budget.used() > settings.draft_memory_bytes
+    }
+
     /// Spills to disk what should not stay in memory. After an error the draft takes no more bytes.
     pub async fn settle(&mut self) -> Result<(), NotStored> {
         if let Some(why) = self.refused {
             return Err(why);
         }
-        let limit = match self.spill {
-            Some(_) => CHUNK_BYTES,
-            None => self.inner.settings.draft_in_memory_bytes,
-        };
         self.charge.set(self.memory.len() as u64);
-        let over_budget = self.inner.budget.used() > self.inner.settings.draft_memory_bytes;
-        if self.memory.is_empty() || (self.memory.len() <= limit && !over_budget) {
+        if self.memory.is_empty() || !self.memory_is_full() {
             return Ok(());
         }
         self.spill_memory().await
