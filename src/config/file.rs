@@ -503,11 +503,14 @@ fn spool(top: &Section<'_>) -> Spool {
     let size = |key, default, range: RangeInclusive<u64>| {
         section.read_or(key, default, |entry: &Entry<'_>| entry.size(range))
     };
+    // What is not given follows what is: small segments and little memory need no more keys.
+    let segment_size = size("segment_size", default.segment_size, 64 * KIB..=GIB);
+    let draft_memory = size("draft_memory", default.draft_memory, MIB..=1024 * GIB);
     let spool = Spool {
-        segment_size: size("segment_size", default.segment_size, 64 * KIB..=GIB),
-        large_body: size("large_body", default.large_body, 4 * KIB..=GIB),
-        draft_size: size("draft_size", default.draft_size, 4 * KIB..=GIB),
-        draft_memory: size("draft_memory", default.draft_memory, MIB..=1024 * GIB),
+        segment_size,
+        large_body: size("large_body", default.large_body.min(segment_size), 4 * KIB..=GIB),
+        draft_size: size("draft_size", default.draft_size.min(draft_memory), 4 * KIB..=GIB),
+        draft_memory,
         min_free: size("min_free", default.min_free, 0..=1024 * GIB),
     };
     if spool.large_body > spool.segment_size {
