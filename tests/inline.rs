@@ -249,6 +249,37 @@ fn a_store_that_dies_in_the_middle_is_not_noticed() {
 }
 
 #[test]
+fn slow_clients_hold_no_more_than_their_connections() {
+    let sink = Sink::start(&[]);
+    let (builder, admin) = builder(&sink.url());
+    let inline = Inline { edge: builder.with("[queue]\nconnections_per_next_hop = 1").start(), admin };
+    let slow = || {
+        let mut slow = inline.edge.client();
+        slow.envelope("ann@sender.example", &["anna@contoso.com"]);
+        assert!(slow.say("DATA").starts_with("354 "));
+        slow.send(letter("so far"));
+        slow
+    };
+    let mut first = slow();
+    until("the store to be told", || (sink.commands("DATA").len() == 1).then_some(()));
+    let said = send(&inline.edge, &["anna@contoso.com"], &letter("in between"));
+    assert!(said.ends_with(QUEUED), "{said}");
+    first.send(".\r\n");
+    let said = first.reply();
+    assert!(said.ends_with(TAKEN), "{said}");
+    assert_eq!(inline.counts(), (1, 1));
+
+    // A client that hangs up leaves nothing behind: neither its connection nor its message.
+    drop(slow());
+    until("room again", || {
+        send(&inline.edge, &["anna@contoso.com"], &letter("afterwards")).ends_with(TAKEN).then_some(())
+    });
+    inline.edge.wait_for_empty_queue();
+    let subjects: Vec<_> = sink.taken().iter().map(|taken| world::subject_of(&taken.message)).collect();
+    assert_eq!(subjects.iter().filter(|subject| *subject == "so far").count(), 1, "{subjects:?}");
+}
+
+#[test]
 fn a_large_body_passes_without_a_copy_and_is_refused_for_now_when_the_store_fails() {
     let sink = Sink::start(&[]);
     let inline = Inline::start(&sink.url());

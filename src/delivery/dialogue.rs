@@ -857,10 +857,10 @@ mod tests {
                       S: 250 CHUNKING\n= ready\n> stream\nC: MAIL FROM:<s@a.example> SIZE=99\n\
                       C: RCPT TO:<a@b.example>\nC: RCPT TO:<b@b.example>\nC: DATA\nS: 250\nS: 250\n";
         let two = envelope(&["a@b.example", "b@b.example"]);
-        hold(&mut dialogue, &two, &format!("{script}S: 250\nS: 354\n"));
+        hold(&mut dialogue, &two, &format!("{script}S: 250\nS: 354\nC: (content)\n"));
         assert!(dialogue.has_accepted_all());
         let mut divided = self::dialogue(Protocol::Smtp, TlsLevel::Off);
-        hold(&mut divided, &two, &format!("{script}S: 550 5.1.1 no\nS: 354\n"));
+        hold(&mut divided, &two, &format!("{script}S: 550 5.1.1 no\nS: 354\nC: (content)\n"));
         assert!(!divided.has_accepted_all());
         assert!(!dialogue.can_stream(BodyType::BinaryMime) && !dialogue.can_stream(BodyType::EightBitMime));
         assert!(dialogue.can_stream(BodyType::SevenBit));
