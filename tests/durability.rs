@@ -774,6 +774,25 @@ fn copy_of(dir: &Path) -> TempDir {
 }
 
 #[tokio::test]
+async fn bodies_whose_records_are_gone_are_set_aside() {
+    let dir = room();
+    let (spool, _, _) = open(dir.path());
+    let id = store(&spool, 1, &[b'x'; 9_000]).await.expect("stored").envelope.id;
+    let mut draft = spool.draft();
+    draft.push(&[b'y'; 9_000]);
+    draft.settle().await.expect("it spills");
+    let lost = copy_of(dir.path());
+    let (segment, _) =
+        files_of(lost.path()).into_iter().find(|(name, _)| name.starts_with("hot-")).expect("a segment");
+    std::fs::remove_file(lost.path().join(segment)).expect("removed");
+    let (_spool, recovered, _) = open(lost.path());
+    assert_eq!(recovered.findings, [Finding::OrphanBody { id }]);
+    let kept = std::fs::read(lost.path().join(format!("orphan-{id}"))).expect("kept");
+    assert_eq!(kept, [b'x'; 9_000]);
+    assert!(!lost.path().join(format!("draft-{}", draft.id())).exists(), "never promised");
+}
+
+#[tokio::test]
 async fn a_torn_tail_is_cut_at_the_last_whole_record_and_said_once() {
     let dir = room();
     let (spool, _, _) = open(dir.path());
@@ -937,7 +956,7 @@ async fn large_drafts_spill_and_small_ones_do_when_the_budget_is_spent() {
         large.push(&[b'l'; 1_000]);
         large.settle().await.expect("room");
     }
-    assert!(dir.path().join(format!("body-{}", large.id())).exists());
+    assert!(dir.path().join(format!("draft-{}", large.id())).exists());
     let mut small: Vec<_> = (0..4).map(|_| spool.draft()).collect();
     for draft in &mut small {
         draft.push(&[b's'; 1_500]);

@@ -340,6 +340,19 @@ async fn open_spool(
         .expect("opening a spool does not panic")?;
     for finding in &recovered.findings {
         reporter.note(&Event::Finding { what: &finding.to_string() });
+        match finding {
+            spool::Finding::Lost { id, .. } => {
+                reporter.note(&Event::Quarantined { id: *id, why: "its envelope is damaged" });
+            }
+            spool::Finding::OrphanBody { id } => {
+                reporter.note(&Event::Quarantined { id: *id, why: "no record of it is left" });
+            }
+            spool::Finding::TornTail { .. }
+            | spool::Finding::Damaged { .. }
+            | spool::Finding::Repaired { .. }
+            | spool::Finding::Unreadable { .. }
+            | spool::Finding::MissingBody { .. } => {}
+        }
     }
     for message in recovered.messages.iter().filter(|message| message.quarantined) {
         let why = message.quarantine.as_deref().unwrap_or("set aside before the restart");

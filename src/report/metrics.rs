@@ -51,6 +51,7 @@ pub struct Metrics {
     notices: Counter,
     quarantined: Counter,
     reloads_refused: Counter,
+    findings: Counter,
     /// In-flight sessions, kept by the events that open and close them.
     sessions: AtomicU64,
 }
@@ -77,6 +78,7 @@ impl Default for Metrics {
         let notices = counter("notices", "Delivery status notifications composed");
         let quarantined = counter("messages_quarantined", "Messages set aside as damaged or poisonous");
         let reloads_refused = counter("reloads_refused", "Reloads refused for mistakes in the configuration");
+        let findings = counter("spool_findings", "What a start found damaged in the spool");
         let refused = Family::<ReasonLabel, Counter>::default();
         registry.register("refusals", "MAIL and RCPT refused, by reason", refused.clone());
         let recipients = Family::<IrrLabel, Counter>::default();
@@ -104,6 +106,7 @@ impl Default for Metrics {
             notices,
             quarantined,
             reloads_refused,
+            findings,
             sessions: AtomicU64::new(0),
         }
     }
@@ -158,12 +161,14 @@ impl Metrics {
             Event::Quarantined { .. } => {
                 self.quarantined.inc();
             }
+            Event::Finding { .. } => {
+                self.findings.inc();
+            }
             Event::ReloadRefused { .. } => {
                 self.reloads_refused.inc();
             }
             Event::Listening { .. }
             | Event::Recovered { .. }
-            | Event::Finding { .. }
             | Event::Warning { .. }
             | Event::Pressure { .. }
             | Event::Reloaded { .. }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::format::{Kind, Location, LogName, MessageMeta, QuarantineMeta, RecordHeader};
+use super::format::{
+    Kind, Location, LogName, MessageMeta, QuarantineMeta, RecordHeader, body_name, draft_name,
+};
 use super::index::Entry;
 use super::progress::{End, Open, RecipientProgress};
 use super::segment::{AppendError, Outgoing, Purpose, Tail, Writer, is_full};
@@ -516,6 +518,10 @@ impl Inner {
     fn release(self: &Arc<Self>, placed: Vec<(Store, Location)>) {
         if placed.is_empty() {
             return;
+        }
+        for (store, _) in placed.iter().filter(|(store, _)| store.own_file) {
+            // From here on the file alone tells that it was promised. A name that stays is found, too.
+            let _ = self.disk.rename(&draft_name(store.id), &body_name(store.id));
         }
         let mut owed = Vec::new();
         let mut answers = Vec::with_capacity(placed.len());

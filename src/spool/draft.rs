@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::commit::{Note, Store};
 use super::content::{Body, BodyFile, CHUNK_BYTES, Charge, Content};
 use super::disk::DiskFile;
-use super::format::{Cause, Kind, MessageMeta, body_name};
+use super::format::{Cause, Kind, MessageMeta, draft_name};
 use super::progress::RecipientProgress;
 use super::segment::is_full;
 use super::{Accepted, Inner, NotStored};
@@ -47,14 +47,14 @@ impl Drop for Spill {
         if !self.kept {
             let (inner, id) = (self.inner.clone(), self.id);
             // One that cannot be removed is an orphan, and removed at the next start.
-            self.inner.runtime.spawn_blocking(move || inner.disk.remove(&body_name(id)));
+            self.inner.runtime.spawn_blocking(move || inner.disk.remove(&draft_name(id)));
         }
     }
 }
 
 impl Spill {
     fn create(inner: &Arc<Inner>, id: MessageId) -> io::Result<Self> {
-        let file = Arc::new(inner.disk.create(&body_name(id))?);
+        let file = Arc::new(inner.disk.create(&draft_name(id))?);
         Ok(Self { inner: inner.clone(), id, file, len: 0, crc: crc32fast::Hasher::new(), kept: false })
     }
 

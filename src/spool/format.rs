@@ -70,6 +70,15 @@ pub(super) fn body_name(id: MessageId) -> String {
     format!("body-{id}")
 }
 
+/// Of a body that no durable record speaks of yet.
+pub(super) fn draft_name(id: MessageId) -> String {
+    format!("draft-{id}")
+}
+
+pub(super) fn parse_draft_name(name: &str) -> Option<MessageId> {
+    Some(MessageId::from_raw(parse_number(name.strip_prefix("draft-")?)?))
+}
+
 pub(super) fn parse_body_name(name: &str) -> Option<MessageId> {
     Some(MessageId::from_raw(parse_number(name.strip_prefix("body-")?)?))
 }

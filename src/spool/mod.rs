@@ -39,7 +39,7 @@ pub use recovery::{Finding, Recovered, RecoveredMessage};
 use commit::{Note, Waiting};
 use content::{Budget, CHUNK_BYTES, Charge};
 use disk::{DiskFile, DiskLock};
-use format::{LogName, MessageMeta, RECORD_HEADER_BYTES, RecordHeader, body_name};
+use format::{LogName, MessageMeta, RECORD_HEADER_BYTES, RecordHeader, body_name, draft_name};
 use index::{Entry, Index};
 use reclaim::Pace;
 use segment::{Purpose, Writer};
@@ -526,9 +526,16 @@ impl Inner {
         Ok(Some(Content { head, body: Body::Memory(content) }))
     }
 
+    fn open_body(&self, id: MessageId) -> io::Result<DiskFile> {
+        match self.disk.open(&body_name(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.open(&draft_name(id)),
+            opened => opened,
+        }
+    }
+
     /// Reads it once to check it: what is damaged must not be half-way to a next hop when that shows.
     fn read_own_file(&self, id: MessageId, len: u64, crc: u32) -> io::Result<Option<BodyFile>> {
-        let file = Arc::new(self.disk.open(&body_name(id))?);
+        let file = Arc::new(self.open_body(id)?);
         if file.len()? != len {
             return Ok(None);
         }

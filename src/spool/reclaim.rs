@@ -13,7 +13,7 @@ use super::commit::Note;
 use super::disk::DiskFile;
 use super::format::{
     Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
-    SEGMENT_HEADER_BYTES, body_name, encode_trailer, push_index_entry, spare_name,
+    SEGMENT_HEADER_BYTES, body_name, draft_name, encode_trailer, push_index_entry, spare_name,
 };
 use super::index::{Entry, Stage};
 use super::progress::RecipientProgress;
@@ -166,8 +166,9 @@ impl Inner {
         for offset in &rolled.offsets {
             let (header, bytes) = read_header_and_meta(&file, salt, *offset)?;
             sequence = sequence.max(header.sequence);
-            // A message that is finished needs no finding again. Everything about others stays.
-            if header.kind != Kind::Message || self.index().contains(header.id) {
+            // A message that is finished needs no finding again, but for its own file that may be there still.
+            // Everything about others stays.
+            if header.kind != Kind::Message || header.own_file || self.index().contains(header.id) {
                 push_index_entry(&mut entries, salt, *offset, &header, &bytes[RECORD_HEADER_BYTES..]);
             }
         }
@@ -256,11 +257,17 @@ impl Inner {
             self.index().dead_bodies.append(&mut bodies);
             return Err(error);
         }
-        for id in bodies {
-            match self.disk.remove(&body_name(id)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
+        for id in &bodies {
+            for name in [body_name(*id), draft_name(*id)] {
+                match self.disk.remove(&name) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
             }
+        }
+        if !bodies.is_empty() && !finished.is_empty() {
+            // A body whose record is gone looks like one that was promised and lost its record.
+            self.disk.sync_directory()?;
         }
         for (log, number, damaged) in finished {
             self.free_segment(log, number, damaged, pace)?;
@@ -313,6 +320,14 @@ impl Inner {
                 index.progress(*id, None, ended);
             }
         }
+        for id in ends.keys() {
+            // Under this name it is a body if its record survives a crash now, and else nothing.
+            match self.disk.rename(&body_name(*id), &draft_name(*id)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.disk.sync_directory()?;
         self.free_segment(LogName::Hot, number, damaged, Pace::Rest)?;
         self.disk.sync_directory()?;
         Ok(true)

@@ -3,15 +3,16 @@
 //! Owns reading segments whole or by their indexes, cutting torn tails, and saying what is damaged.
 //! Everything it keeps is synced before it is relied on: an earlier run may have been killed before its sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile};
 use super::format::{
     HeaderRead, Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
-    SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TrailerRead, body_name, decode_trailer, find_flipped,
-    find_marker, index_entries, parse_body_name, parse_spare_name, spare_name,
+    SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, TrailerRead, body_name, decode_trailer, draft_name,
+    find_flipped, find_marker, index_entries, parse_body_name, parse_draft_name, parse_spare_name,
+    spare_name,
 };
 use super::index::{Entry, Index, Segment, Stage};
 use super::progress::{Open, RecipientProgress};
@@ -47,18 +48,33 @@ pub enum Finding {
     /// The last write before a crash, never acknowledged: cut off.
     #[error("{segment}: an unfinished write at {offset} was cut off")]
     TornTail { segment: String, offset: u64 },
-    #[error("{segment}: damaged record at {offset}{}", of(id))]
-    Damaged { segment: String, offset: u64, id: Option<MessageId> },
+    #[error("{segment}: damaged record at {offset}{}; {octets} octets skipped{}", of(id), others(*more))]
+    Damaged {
+        segment: String,
+        offset: u64,
+        id: Option<MessageId>,
+        octets: u64,
+        /// More was skipped than the one record.
+        more: bool,
+    },
     #[error("{segment}: damaged {part}; the records were still readable")]
     Repaired { segment: String, part: &'static str },
     #[error("{segment}: unreadable; set aside")]
     Unreadable { segment: String },
     #[error("the body of message {id} is missing or has another length")]
     MissingBody { id: MessageId },
+    #[error("the body of message {id} is here, and no record of it is left; set aside as orphan-{id}")]
+    OrphanBody { id: MessageId },
+    #[error("{segment}: damaged envelope at {offset}; message {id} stays there and cannot be delivered")]
+    Lost { segment: String, offset: u64, id: MessageId },
 }
 
 fn of(id: &Option<MessageId>) -> String {
     id.map(|id| format!(" of message {id}")).unwrap_or_default()
+}
+
+fn others(more: bool) -> &'static str {
+    if more { ", and an unknown number of messages may be in them" } else { "" }
 }
 
 pub(super) type Changes = Vec<(u32, RecipientProgress)>;
@@ -112,6 +128,7 @@ pub(super) fn recover(disk: &Disk) -> io::Result<Found> {
     let mut found = Found::default();
     let mut items = Vec::new();
     let mut bodies = BTreeMap::new();
+    let mut drafts = BTreeMap::new();
     let mut directory_changed = false;
     for (name, len) in disk.list()? {
         if let Some((log, number)) = LogName::parse_segment_name(&name) {
@@ -123,14 +140,33 @@ pub(super) fn recover(disk: &Disk) -> io::Result<Found> {
         } else if let Some(id) = parse_body_name(&name) {
             found.highest_id = found.highest_id.max(id.raw());
             bodies.insert(id, len);
+        } else if let Some(id) = parse_draft_name(&name) {
+            found.highest_id = found.highest_id.max(id.raw());
+            drafts.insert(id, len);
         }
     }
-    build(&mut found, items, &bodies);
-    for id in bodies.keys() {
-        if found.index.get(*id).is_none_or(|entry| entry.own_file_bytes == 0) {
-            disk.remove(&body_name(*id))?;
-            directory_changed = true;
+    let finished = build(&mut found, items, |id| bodies.get(id).or_else(|| drafts.get(id)).copied());
+    for id in drafts.keys() {
+        let promised = found.index.get(*id).is_some_and(|entry| entry.own_file_bytes > 0);
+        if promised && !bodies.contains_key(id) {
+            disk.rename(&draft_name(*id), &body_name(*id))?;
+        } else {
+            disk.remove(&draft_name(*id))?;
         }
+        directory_changed = true;
+    }
+    for id in bodies.keys() {
+        if found.index.get(*id).is_some_and(|entry| entry.own_file_bytes > 0) {
+            continue;
+        }
+        if finished.contains(id) {
+            disk.remove(&body_name(*id))?;
+        } else {
+            // It was promised, and what was written about it is gone: not ours to throw away.
+            disk.rename(&body_name(*id), &format!("orphan-{id}"))?;
+            found.recovered.findings.push(Finding::OrphanBody { id: *id });
+        }
+        directory_changed = true;
     }
     if directory_changed {
         disk.sync_directory()?;
@@ -210,11 +246,16 @@ fn read_segment(
             for spot in scan.bad {
                 if spot.offset < boundary || spot.certain {
                     damaged = true;
-                    found.recovered.findings.push(Finding::Damaged {
-                        segment: segment_name(),
-                        offset: spot.offset,
-                        id: spot.id,
+                    let (segment, offset) = (segment_name(), spot.offset);
+                    found.recovered.findings.push(match (spot.lost, spot.id) {
+                        (true, Some(id)) if !spot.more => Finding::Lost { segment, offset, id },
+                        (_, id) => {
+                            Finding::Damaged { segment, offset, id, octets: spot.octets, more: spot.more }
+                        }
                     });
+                    if let (true, true, Some(id)) = (spot.lost, spot.more, spot.id) {
+                        found.recovered.findings.push(Finding::Lost { segment: segment_name(), offset, id });
+                    }
                     // A message whose envelope is whole is shown, and not delivered.
                     if let Some((header, meta)) = spot.salvage
                         && let Ok(offset) = u32::try_from(spot.offset)
@@ -308,13 +349,21 @@ fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: 
                 segment: name.to_owned(),
                 offset: u64::from(item.at.offset),
                 id: Some(header.id),
+                octets: header.record_bytes(),
+                more: false,
             });
         }
     }
 }
 
 /// Plays the records in the order they were written, over both logs.
-fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u64>) {
+/// Gives the finished messages; `body_len` is of those with a file of their own.
+fn build(
+    found: &mut Found,
+    mut items: Vec<Item>,
+    body_len: impl Fn(&MessageId) -> Option<u64>,
+) -> BTreeSet<MessageId> {
+    let mut finished = BTreeSet::new();
     items.sort_by_key(|item| item.header.sequence);
     let mut building: BTreeMap<MessageId, Building> = BTreeMap::new();
     let mut caused: BTreeMap<MessageId, Changes> = BTreeMap::new();
@@ -391,10 +440,11 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
             found.moved.push(id);
         }
         if open.is_empty() {
+            finished.insert(id);
             continue;
         }
         let own_file_bytes = if message.header.own_file { message.header.body_bytes } else { 0 };
-        if message.header.own_file && bodies.get(&id) != Some(&own_file_bytes) {
+        if message.header.own_file && body_len(&id) != Some(own_file_bytes) {
             found.recovered.findings.push(Finding::MissingBody { id });
             message.quarantined = Some("its body is missing or has another length".to_owned());
         }
@@ -420,6 +470,7 @@ fn build(found: &mut Found, mut items: Vec<Item>, bodies: &BTreeMap<MessageId, u
             body_bytes: message.header.body_bytes,
         });
     }
+    finished
 }
 
 impl Building {
@@ -479,6 +530,11 @@ struct Scan {
 struct BadSpot {
     offset: u64,
     id: Option<MessageId>,
+    /// To the next whole record.
+    octets: u64,
+    more: bool,
+    /// A message whose envelope is not readable.
+    lost: bool,
     /// Not what a torn write leaves.
     certain: bool,
     /// A message whose envelope is whole.
@@ -546,7 +602,15 @@ impl<'a> SegmentReader<'a> {
                             // Zeros or an older use of the file: the end. Anything else there was never whole.
                             break;
                         };
-                        scan.bad.push(BadSpot { offset: at, id: None, salvage: None, certain: false });
+                        scan.bad.push(BadSpot {
+                            offset: at,
+                            id: None,
+                            octets: next - at,
+                            more: true,
+                            lost: false,
+                            salvage: None,
+                            certain: false,
+                        });
                         at = next;
                         continue;
                     }
@@ -577,9 +641,19 @@ impl<'a> SegmentReader<'a> {
                 }
                 meta => {
                     let salvage = meta.filter(|_| header.kind.is_message()).map(|meta| (header, meta));
-                    scan.bad.push(BadSpot { offset: at, id: Some(header.id), salvage, certain: flipped });
                     // Its own length is whole, yet what lies there may be another's: search from here.
-                    match self.next_header(at + 1)? {
+                    let next = self.next_header(at + 1)?;
+                    let past = next.unwrap_or(end.min(self.len));
+                    scan.bad.push(BadSpot {
+                        offset: at,
+                        id: Some(header.id),
+                        octets: past - at,
+                        more: past > end,
+                        lost: header.kind.is_message() && salvage.is_none(),
+                        salvage,
+                        certain: flipped,
+                    });
+                    match next {
                         Some(next) => at = next,
                         None => break,
                     }
