@@ -68,12 +68,13 @@ fn rule_86_kill_9_under_load_loses_nothing_that_was_acknowledged() {
     let ids = |letters: Vec<world::Letter>| -> BTreeSet<String> {
         letters.iter().filter_map(|kept| kept.header("Message-ID")).collect()
     };
-    edge.wait_for_empty_queue();
-    let at_home = ids(edge.mailbox("anna@contoso.com"));
-    let away = ids(sink.taken().into_iter().map(|taken| taken.message).collect());
-    let lost: Vec<_> =
-        acknowledged.iter().filter(|id| !at_home.contains(*id) || !away.contains(*id)).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged are lost: {lost:?}", lost.len(), acknowledged.len());
+    // What was acknowledged last may still be on its way into the queue: the places where messages end are
+    // looked at, not whether the queue is empty.
+    until("every acknowledged message at both its ends", || {
+        let at_home = ids(edge.mailbox("anna@contoso.com"));
+        let away = ids(sink.taken().into_iter().map(|taken| taken.message).collect());
+        acknowledged.iter().all(|id| at_home.contains(id) && away.contains(id)).then_some(())
+    });
 }
 
 #[test]
