@@ -85,14 +85,6 @@ impl Courier {
         self.hop == *hop && Arc::ptr_eq(&self.services, services)
     }
 
-    /// Configuration may move a next hop; the old connection is then dropped.
-    pub async fn redirect(&mut self, hop: NextHop) {
-        if hop != self.hop {
-            self.leave().await;
-            self.hop = hop;
-        }
-    }
-
     pub fn is_connected(&self) -> bool {
         self.live.is_some()
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::dialogue::{Action, Dialogue, Form, Freight, Input, Load, Octets};
 use super::verdict::{Breakage, Wait};
 use super::{Parcel, Patience, Services};
-use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel};
+use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel, header};
 use crate::net::{self, Trust, Wire, within};
 use crate::smtp::encode::DataEncoder;
 use crate::smtp::response::{Response, ResponseReader};
@@ -395,10 +395,9 @@ fn breakage(error: &io::Error) -> Breakage {
     }
 }
 
-/// `Return-Path: <anna@contoso.com>`, as final delivery records the sender (RFC 5321 §4.4).
+/// As final delivery records the sender.
 pub(super) fn return_path(envelope: &Envelope) -> Bytes {
-    let sender = envelope.sender.as_ref().map(ToString::to_string).unwrap_or_default();
-    format!("Return-Path: <{sender}>\r\n").into()
+    header::return_path(&envelope.sender).into()
 }
 
 async fn octets_of(content: &Content) -> Octets {
