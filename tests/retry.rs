@@ -293,3 +293,14 @@ fn a_store_that_hangs_up_in_the_middle_gets_it_again() {
     assert_eq!(healthy.wait_for(1).len(), 1);
     edge.wait_for_empty_queue();
 }
+
+#[test]
+fn a_message_in_flight_is_listed_as_such() {
+    // A next hop that takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind(free_address()).expect("a free address");
+    let edge = edge().relay("NAM", silent.local_addr().expect("bound")).start();
+    edge.client().deliver("ann@sender.example", &["ben@contoso.com"], letter("under way"));
+    let row =
+        until("the message in flight", || edge.queue().into_iter().find(|row| row["state"] == "in flight"));
+    assert_eq!(row["recipients"][0], "ben@contoso.com");
+}

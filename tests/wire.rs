@@ -317,6 +317,16 @@ fn rule_65_an_old_session_finishes_its_transaction_and_goes() {
 }
 
 #[test]
+fn rule_65_a_transaction_cannot_keep_an_old_session_open_for_ever() {
+    let edge = edge().with("[limits]\nsession_age = \"1s\"").start();
+    let mut client = edge.client();
+    client.envelope("a@example.org", &["anna@contoso.com"]);
+    let farewell = until("the end of patience", || Some(client.say("NOOP")).filter(|reply| reply != NOOP_OK));
+    assert!(farewell.starts_with("421 4.4.2 "), "{farewell}");
+    assert!(client.rest().is_empty());
+}
+
+#[test]
 fn a_required_tls_listener_takes_no_mail_in_plain_text() {
     let mut edge = edge();
     let address = edge.address();
