@@ -5,21 +5,10 @@ mod script;
 mod world;
 
 use script::{Act, matches};
-use world::Edge;
+use world::{CONTOSO, Edge};
 
-const DIRECTORY: &str = r#"
-[[tenant]]
-id = "contoso"
-default_region = "NAM"
-allowed_regions = ["NAM", "EUR", "GBR"]
-multi_geo = true
-in_region_routing = true
-[[tenant.domain]]
-name = "contoso.com"
-mail_flow_region = "EUR"
-[[tenant.user]]
-address = "anna@contoso.com"
-preferred_data_location = "EUR"
+/// Beside Contoso's users, one whose name is not ASCII; and a tenant that lives elsewhere.
+const OTHERS: &str = r#"
 [[tenant.user]]
 address = "añna@contoso.com"
 preferred_data_location = "EUR"
@@ -33,7 +22,7 @@ name = "fabrikam.com"
 
 #[test]
 fn every_conversation_goes_as_written() {
-    let edge = Edge::builder("EUR").directory(DIRECTORY).start();
+    let edge = Edge::builder("EUR").directory(&format!("{CONTOSO}{OTHERS}")).start();
     let mut files: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/smtp"))
         .expect("the conversations are part of the source")
         .map(|entry| entry.expect("a readable folder").path())

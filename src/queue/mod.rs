@@ -434,13 +434,18 @@ impl Core {
 
     /// Lets an idle worker look, or starts one when all are busy and another is allowed.
     fn wake(self: &Arc<Self>, road: &Arc<Road>) {
+        self.wake_worker(road);
+        road.changed.notify_one();
+    }
+
+    /// The same, for the keeper, who need not wake itself.
+    fn wake_worker(self: &Arc<Self>, road: &Arc<Road>) {
         let start = self.takes_on(&mut road.lock(), self.clock.now());
         if start {
             self.start_worker(road);
         } else {
             road.work.notify_one();
         }
-        road.changed.notify_one();
     }
 
     /// Watches the clock for one lane: probes, due retries and expiry. Ends with an empty lane.
@@ -474,7 +479,7 @@ impl Core {
                 attempt::expire(&self, &name, job, &reply).await;
             }
             if road.lock().lane.runnable(now) > 0 {
-                self.wake_workers(&road);
+                self.wake_worker(&road);
             }
             let pause = wake.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
             tokio::select! {
@@ -485,21 +490,6 @@ impl Core {
             if self.close_if_empty(&road) {
                 return;
             }
-        }
-    }
-
-    /// As `wake`, without waking the keeper, who calls it.
-    fn wake_workers(self: &Arc<Self>, road: &Arc<Road>) {
-        let start = {
-            let mut state = road.lock();
-            let start = state.idle == 0 && state.workers == 0 && !self.is_stopping();
-            state.workers += usize::from(start);
-            start
-        };
-        if start {
-            self.start_worker(road);
-        } else {
-            road.work.notify_one();
         }
     }
 
