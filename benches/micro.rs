@@ -240,6 +240,9 @@ fn envelope(id: landfall::mail::MessageId) -> Envelope {
         envid: None,
         transport: Transport::Incoming,
         tenant: None,
+        connector: None,
+        spf: None,
+        require_tls: false,
         peer: Some(Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST))),
     }
 }

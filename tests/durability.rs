@@ -62,6 +62,9 @@ fn envelope(recipients: usize) -> Envelope {
         envid: None,
         transport: Transport::Incoming,
         tenant: None,
+        connector: None,
+        spf: None,
+        require_tls: false,
         peer: None,
     }
 }

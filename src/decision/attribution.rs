@@ -63,6 +63,14 @@ impl Attribution {
         }
     }
 
+    /// The inbound connector that it was recognised by.
+    pub fn connector(&self) -> Option<&str> {
+        match self {
+            Self::Originating { connector, .. } => Some(connector),
+            Self::Incoming | Self::PeerEdge(_) => None,
+        }
+    }
+
     /// As the envelope keeps it.
     pub fn transport(&self) -> Transport {
         match self {

@@ -744,6 +744,9 @@ mod tests {
             envid: None,
             transport: Transport::Incoming,
             tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: None,
         }
     }

@@ -296,6 +296,9 @@ mod tests {
             envid: None,
             transport: Transport::Incoming,
             tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: None,
         };
         let indices: Vec<u32> = (0..).take(recipients.len()).collect();

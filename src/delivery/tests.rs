@@ -277,6 +277,9 @@ fn envelope(recipients: &[&str]) -> Envelope {
         envid: None,
         transport: Transport::Incoming,
         tenant: None,
+        connector: None,
+        spf: None,
+        require_tls: false,
         peer: None,
     }
 }

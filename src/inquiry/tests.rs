@@ -453,6 +453,9 @@ async fn rule_89_originating_mail_keeps_its_tenants_way_out() {
             envid: None,
             transport,
             tenant: tenant.map(Into::into),
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: None,
         };
         let place = inquiry.place(&envelope, &recipient).await;

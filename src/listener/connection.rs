@@ -711,6 +711,9 @@ impl Connection {
             envid: open.envid,
             transport: self.attribution.transport(),
             tenant: self.attribution.tenant().map(|tenant| tenant.id.as_ref().into()),
+            connector: self.attribution.connector().map(Into::into),
+            spf: None,
+            require_tls: false,
             peer: Some(self.session.peer().clone()),
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Peer};
+use super::{Address, Peer, SpfResult};
 use crate::clock::Timestamp;
 
 /// Names one message from acceptance to its final fate, unique on this node and rising with time.
@@ -168,6 +168,15 @@ pub struct Envelope {
     /// The tenant that an originating client was attributed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Box<str>>,
+    /// The inbound connector of that tenant by which it came (rules 30 to 34).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connector: Option<Box<str>>,
+    /// What SPF said of the sender, where it was asked: no notice is owed to a forged one (spec, section 6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spf: Option<SpfResult>,
+    /// REQUIRETLS: it goes on by verified TLS or not at all (RFC 8689).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_tls: bool,
     /// Who sent it; absent for notices, which nobody sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,

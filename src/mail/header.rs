@@ -83,6 +83,9 @@ mod tests {
             envid: None,
             transport: Transport::Incoming,
             tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: Some(peer),
         }
     }

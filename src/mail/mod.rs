@@ -5,6 +5,7 @@
 
 mod address;
 mod envelope;
+mod findings;
 pub mod header;
 mod lookup;
 mod next_hop;
@@ -16,6 +17,7 @@ mod tenant;
 
 pub use address::{Address, AddressError, Domain, DomainPattern};
 pub use envelope::{BodyType, Envelope, MessageId, Notify, Recipient, Ret, Sender, Transport};
+pub use findings::SpfResult;
 pub use lookup::Lookup;
 pub use next_hop::{Endpoint, EndpointError, NextHop, NextHopName, TlsLevel};
 pub use outcome::{Outcome, RemoteReply};

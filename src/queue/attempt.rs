@@ -581,6 +581,9 @@ fn compose(
         envid: None,
         transport: Transport::Notice,
         tenant: None,
+        connector: None,
+        spf: None,
+        require_tls: false,
         peer: None,
     };
     Notice { envelope, content: content.into() }

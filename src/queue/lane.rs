@@ -504,6 +504,9 @@ mod tests {
             envid: None,
             transport: Transport::Incoming,
             tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: None,
         };
         Job {

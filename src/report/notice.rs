@@ -263,6 +263,9 @@ mod tests {
             envid: Some("QQ+3D1".to_owned()),
             transport: Transport::Incoming,
             tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
             peer: Some(peer),
         }
     }
