@@ -12,3 +12,14 @@ fn the_page_of_replies_is_current() {
     let written = std::fs::read_to_string(path).expect("docs/REPLIES.md exists");
     assert!(written == page, "docs/REPLIES.md is not what the catalogue says; see the head of this test");
 }
+
+/// Whoever meets a refusal finds its cause and its mend in `docs/ERRORS.md`.
+#[test]
+fn every_refusal_is_explained() {
+    let page = include_str!("../docs/ERRORS.md");
+    let missing: Vec<&str> = reply::catalogue()
+        .filter(|entry| entry.code >= 400 && !page.contains(&format!("`{}`", entry.label)))
+        .map(|entry| entry.label)
+        .collect();
+    assert!(missing.is_empty(), "docs/ERRORS.md says nothing of {missing:?}");
+}

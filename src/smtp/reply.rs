@@ -432,6 +432,11 @@ fn wire_lines(entry: &Entry, words: &str) -> String {
     wire
 }
 
+/// Every line of the catalogue, in its order.
+pub fn catalogue() -> impl Iterator<Item = &'static Entry> {
+    ENTRIES.iter()
+}
+
 /// `docs/REPLIES.md`, from the catalogue.
 pub fn document() -> String {
     let mut page = String::from(
