@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Headers;
 use super::settings::*;
 use crate::document::{Entry, Page, Section};
 use crate::mail::{Domain, Region, Regions, TlsLevel};
@@ -75,6 +76,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         deadlines: deadlines(&top),
         spool: spool(&top),
         wire: wire(&top),
+        headers: Headers::read(&top),
         admin,
         replies: replies(&top),
         log: log(&top),

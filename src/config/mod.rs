@@ -6,11 +6,13 @@
 mod settings;
 mod file;
 mod certificate;
+mod headers;
 mod show;
 
 use std::path::{Path, PathBuf};
 
 use file::NamedFile;
+pub use headers::Headers;
 pub use settings::*;
 pub use show::{show, show_json};
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::Headers;
 use crate::mail::{Address, Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
@@ -39,6 +40,7 @@ pub struct Settings {
     pub deadlines: Deadlines,
     pub spool: Spool,
     pub wire: Wire,
+    pub headers: Headers,
     pub admin: Admin,
     pub replies: Replies,
     pub log: Log,

@@ -62,6 +62,7 @@ pub fn show(settings: &Settings) -> String {
     page.key("min_free", size(*min_free));
     page.section("wire");
     page.key("normalize_line_endings_from", list(&settings.wire.normalize_line_endings_from));
+    settings.headers.show(&mut page);
     page.section("admin");
     page.key("socket", text(settings.admin.socket.display()));
     if let Some(address) = settings.admin.address {
@@ -213,10 +214,10 @@ fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
 
 /// TOML as it is written, line by line.
 #[derive(Default)]
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn section(&mut self, name: &str) {
+    pub(super) fn section(&mut self, name: &str) {
         self.head(&format!("[{name}]"));
     }
 
@@ -232,17 +233,17 @@ impl Page {
         self.0.push('\n');
     }
 
-    fn key(&mut self, key: &str, value: impl Into<Value>) {
+    pub(super) fn key(&mut self, key: &str, value: impl Into<Value>) {
         let value: Value = value.into();
         self.0.push_str(&format!("{key} = {value}\n"));
     }
 }
 
-fn text(value: impl Display) -> Value {
+pub(super) fn text(value: impl Display) -> Value {
     Value::String(value.to_string())
 }
 
-fn list<T: Display>(values: &[T]) -> Value {
+pub(super) fn list<T: Display>(values: &[T]) -> Value {
     Value::Array(values.iter().map(text).collect())
 }
 

@@ -132,6 +132,7 @@ impl Daemon {
             inline: inline.clone(),
             tls: Arc::new(tls),
             texts: ArcSwap::from_pointee(texts),
+            firewall: ArcSwap::from_pointee(settings::firewall(&settings)),
             arrivals,
             pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
             draining: drain_watch.clone(),
@@ -281,6 +282,7 @@ impl Daemon {
         self.inquiry.replace_rules(rules(&settings));
         self.shared.inline.replace(settings::inline(&settings, &services));
         self.shared.texts.store(Arc::new(texts));
+        self.shared.firewall.store(Arc::new(settings::firewall(&settings)));
         self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
         self.ceilings.send_replace(settings::ceilings(&settings));
         for entrance in &self.entrances {

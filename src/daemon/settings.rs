@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{self, Settings};
 use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
 use crate::listener::{Conditions, Patience};
+use crate::mail::firewall::{FieldPattern, Firewall};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
@@ -85,6 +86,18 @@ fn peer_pattern(peer: &config::PeerPattern) -> PeerPattern {
         config::PeerPattern::Name(name) => PeerPattern::Certificate(DomainPattern::Exact(name.clone())),
         config::PeerPattern::Network(net) => PeerPattern::Network(*net),
     }
+}
+
+/// Rule 42.
+pub(super) fn firewall(settings: &Settings) -> Firewall {
+    let headers = &settings.headers;
+    let name = |text: &str| FieldPattern::Name(text.into());
+    let own = [
+        FieldPattern::Prefix(headers.trust_prefix.as_str().into()),
+        name(&headers.original_sender),
+        name(&headers.skip_listed_sender),
+    ];
+    Firewall::new(headers.firewall.iter().cloned().chain(own).collect(), Vec::new())
 }
 
 pub fn wording(settings: &Settings) -> Wording {

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::decision::{Attribution, Otherwise, Reason, Rules, Trail};
 use crate::delivery::{Opening, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
+use crate::mail::firewall::{Screen, Trust};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, Sender, SessionId, Status, header,
 };
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     /// The message goes on while it comes in.
     handover: Option<Handover>,
     chunks: Option<ChunkDecoder>,
+    /// What the message under way may not bring is taken out of it here (rule 42).
+    screen: Screen,
     /// The message could not be kept in the spool while it came in.
     not_kept: Option<NotStored>,
     started: Instant,
@@ -104,6 +107,7 @@ impl Connection {
             draft: None,
             handover: None,
             chunks: None,
+            screen: Screen::default(),
             not_kept: None,
             started: Instant::now(),
             messages: 0,
@@ -419,10 +423,19 @@ impl Connection {
     }
 
     async fn begin_body(&mut self) {
+        self.screen = self.shared.firewall.load().screen(self.trust());
         let draft = self.shared.spool.draft();
         self.handover = self.begin_handover(draft.id()).await;
         self.draft = Some(draft);
         self.not_kept = None;
+    }
+
+    /// Whose word on a message's header fields counts.
+    fn trust(&self) -> Trust {
+        match &self.attribution {
+            Attribution::PeerEdge(_) => Trust::Edge,
+            Attribution::Incoming | Attribution::Originating { .. } => Trust::Outside,
+        }
     }
 
     /// Offers the envelope to an inline next hop while the client begins to send.
@@ -451,6 +464,7 @@ impl Connection {
                 let (consumed, ended) = (step.consumed, step.ended);
                 wire.consume(consumed);
                 if ended {
+                    self.keep_rest();
                     let summary = decoder.summary();
                     self.let_go_if_faulty(&summary);
                     return Ok(Some(summary));
@@ -494,6 +508,9 @@ impl Connection {
                 }
             }
         }
+        if last {
+            self.keep_rest();
+        }
         self.settle_draft().await;
         let summary = if last {
             decoder.finish()
@@ -528,13 +545,14 @@ impl Connection {
     }
 
     fn keep(&mut self, content: &[u8]) {
-        if let Some(draft) = &mut self.draft {
-            draft.push(content);
-        }
-        if let Some(handover) = &mut self.handover {
-            handover.passage.push(content);
-            handover.bytes += content.len() as u64;
-        }
+        let Self { screen, draft, handover, .. } = self;
+        screen.push(content, |part| keep_part(draft, handover, part));
+    }
+
+    /// The body is over: nothing more is held back.
+    fn keep_rest(&mut self) {
+        let Self { screen, draft, handover, .. } = self;
+        screen.finish(|part| keep_part(draft, handover, part));
     }
 
     /// What will be refused need not be kept.
@@ -720,6 +738,16 @@ impl Connection {
 
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+}
+
+fn keep_part(draft: &mut Option<Draft>, handover: &mut Option<Handover>, part: &[u8]) {
+    if let Some(draft) = draft {
+        draft.push(part);
+    }
+    if let Some(handover) = handover {
+        handover.passage.push(part);
+        handover.bytes += part.len() as u64;
     }
 }
 

@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::decision::Door;
 use crate::delivery::Pool;
 use crate::inquiry::Inquiry;
+use crate::mail::firewall::Firewall;
 use crate::mail::{Peer, SessionId};
 use crate::net::{ServerTls, Wire, within};
 use crate::report::{Event, Reporter};
@@ -49,6 +50,8 @@ pub struct Shared {
     pub inline: Arc<Pool>,
     pub tls: Arc<ServerTls>,
     pub texts: ArcSwap<Texts>,
+    /// What header fields mail may not bring (rule 42).
+    pub firewall: ArcSwap<Firewall>,
     pub arrivals: mpsc::Sender<Accepted>,
     pub pressure: watch::Receiver<Pressure>,
     pub draining: watch::Receiver<bool>,

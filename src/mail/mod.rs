@@ -6,6 +6,7 @@
 mod address;
 mod envelope;
 mod findings;
+pub mod firewall;
 pub mod header;
 mod lookup;
 mod next_hop;
