@@ -87,6 +87,24 @@ fn a_body_that_stops_half_way_is_never_a_message() {
 }
 
 #[test]
+fn a_body_that_trickles_for_ever_is_ended() {
+    let edge = edge().with("[deadlines]\nbody = \"2s\"").start();
+    let mut data = edge.client();
+    data.envelope("ann@sender.example", &["anna@contoso.com"]);
+    data.say("DATA");
+    // Small chunks that each come quickly are one message all the same.
+    let mut chunks = edge.client();
+    chunks.envelope("ann@sender.example", &["anna@contoso.com"]);
+    until("the edge to give both up", || {
+        let _ = data.try_send("trickle\r\n");
+        let _ = chunks.try_send("BDAT 9\r\ntrickle\r\n");
+        others_are_served(&edge);
+        (data.try_send("\r\n").is_err() && chunks.try_send("BDAT 0\r\n").is_err()).then_some(())
+    });
+    assert!(edge.mailbox("anna@contoso.com").is_empty());
+}
+
+#[test]
 fn a_handshake_that_never_ends_is_ended() {
     let edge = edge().with("[deadlines]\nhandshake = \"1s\"").start();
     let mut client = edge.client();

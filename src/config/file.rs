@@ -480,6 +480,7 @@ fn deadlines(top: &Section<'_>) -> Deadlines {
     Deadlines {
         command: deadline("command", default.command),
         data: deadline("data", default.data),
+        body: section.read_or("body", default.body, |entry| entry.duration(INSTANT..=DAY)),
         reply: deadline("reply", default.reply),
         handshake: deadline("handshake", default.handshake),
         proxy_header: deadline("proxy_header", default.proxy_header),

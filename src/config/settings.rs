@@ -284,6 +284,8 @@ pub struct Deadlines {
     pub command: Duration,
     /// A client's next bytes of a message.
     pub data: Duration,
+    /// All of a message, however steadily it trickles in.
+    pub body: Duration,
     /// A client's taking our reply.
     pub reply: Duration,
     /// A TLS handshake, either direction.
@@ -317,6 +319,7 @@ impl Default for Deadlines {
         Self {
             command: minutes(5),
             data: minutes(3),
+            body: minutes(60),
             reply: minutes(1),
             handshake: seconds(30),
             proxy_header: seconds(5),

@@ -176,6 +176,7 @@ fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
     let Deadlines {
         command,
         data,
+        body,
         reply,
         handshake,
         proxy_header,
@@ -194,6 +195,7 @@ fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {
     for (key, value) in [
         ("command", command),
         ("data", data),
+        ("body", body),
         ("reply", reply),
         ("handshake", handshake),
         ("proxy_header", proxy_header),

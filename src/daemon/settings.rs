@@ -115,6 +115,7 @@ pub(super) fn conditions(settings: &Settings, listener: &config::Listener) -> Co
         proxy_header: deadlines.proxy_header,
         handshake: deadlines.handshake,
         reply: deadlines.reply,
+        body: deadlines.body,
     };
     let normalize_from = settings.wire.normalize_line_endings_from.clone();
     Conditions::new(terms(settings, listener), normalize_from, listener.proxy_protocol_from.clone(), patience)

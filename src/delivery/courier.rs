@@ -178,20 +178,7 @@ impl Courier {
         self.live.as_ref().is_none_or(|live| live.idle_since.elapsed() >= self.services.patience.idle)
     }
 
-    /// Waits until the connection has been idle for too long, then takes leave. For a worker without work:
-    /// can be dropped at any time.
-    pub async fn rest(&mut self) {
-        if let Some(live) = &self.live {
-            tokio::time::sleep_until(live.idle_since + self.services.patience.idle).await;
-            self.leave().await;
-        }
-    }
-
     pub async fn quit(mut self) {
-        self.leave().await;
-    }
-
-    async fn leave(&mut self) {
         if let Some(live) = self.live.take() {
             live.quit(self.services.patience.courtesy).await;
         }

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -30,9 +29,6 @@ use crate::spool::{self, Draft, Pressure};
 
 use super::handover::{Handover, Hops};
 use super::{Entrance, Patience, Shared};
-
-/// A body that trickles in is given up after this long, however steadily it trickles.
-const BODY_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Why a connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +65,8 @@ pub(super) struct Connection {
     chunks: Option<ChunkDecoder>,
     /// What the message under way may not bring is taken out of it here (rule 42).
     screen: Screen,
+    /// When the message under way must be whole.
+    body_until: Option<Instant>,
     /// The message could not be kept in the spool while it came in.
     not_kept: Option<NotStored>,
     started: Instant,
@@ -108,6 +106,7 @@ impl Connection {
             handover: None,
             chunks: None,
             screen: Screen::default(),
+            body_until: None,
             not_kept: None,
             started: Instant::now(),
             messages: 0,
@@ -399,7 +398,14 @@ impl Connection {
     // ---- bodies
 
     async fn read_body(&mut self, wire: &mut Wire, read: ReadBody) -> Result<Action, End> {
-        let deadline = Instant::now() + BODY_DEADLINE;
+        if !matches!(read, ReadBody::Chunk { chunk: Chunk::Next { .. }, .. }) {
+            self.body_until = None;
+        }
+        let deadline = *self.body_until.get_or_insert_with(|| Instant::now() + self.patience.body);
+        if Instant::now() >= deadline {
+            // RFC 5321 §4.5.3.2.5
+            return Ok(self.session.on(Input::PatienceOver));
+        }
         let summary = match read {
             ReadBody::Data { answer, rules } => {
                 self.say(wire, &answer);

@@ -87,6 +87,8 @@ pub struct Patience {
     pub handshake: Duration,
     /// For reading our replies.
     pub reply: Duration,
+    /// For a whole message, however steadily it trickles in.
+    pub body: Duration,
 }
 
 impl Conditions {

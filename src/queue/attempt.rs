@@ -127,7 +127,7 @@ struct Result {
 async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed>, mut job: Job) {
     let id = job.id();
     let mut result = Result::default();
-    let mut content = core.take_content(&mut job);
+    let mut content = job.content.take().map(|content| *content);
     let next_hop = decide_again(core, road, &mut job, &mut result).await;
     let health = match next_hop {
         Some(next_hop) => match load(core, id, content.take()).await {
@@ -384,8 +384,6 @@ fn settle(
         let mut state = road.lock();
         let change = state.lane.settle(id, left, health, reply, now);
         if matches!(change, Some(Change::WentDown { .. })) {
-            let kept: u64 = state.lane.jobs().filter(|job| job.content.is_some()).map(|job| job.bytes).sum();
-            core.content_bytes.fetch_sub(kept, Ordering::Relaxed);
             state.lane.forget_contents();
         }
         change.map(|change| (change, state.lane.name.clone(), state.lane.len(), state.lane.last().cloned()))

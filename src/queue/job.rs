@@ -15,7 +15,7 @@ pub(super) struct Job {
     /// Indices into the envelope's recipients, rising.
     pub recipients: Vec<u32>,
     /// Still in memory since it was accepted; read back from the spool otherwise.
-    pub content: Option<Content>,
+    pub content: Option<Box<Content>>,
     /// Octets of the message, for the operator.
     pub bytes: u64,
     /// Attempts that ended without a final answer.

@@ -19,6 +19,9 @@ use super::job::Job;
 /// mailbox never closes the road for the others.
 const UNWELL_AFTER: usize = 3;
 
+/// Beyond any configured number of connections.
+const RUNNABLE_COUNTED: usize = 4096;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Road {
     Open,
@@ -91,11 +94,17 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub name: NextHopName,
-    /// Ready when the road is open; in order of arrival.
-    ready: BTreeMap<MessageId, Job>,
+    /// Ready when the road is open; in order of arrival. Boxed, since a tree that grows at its end stays half
+    /// empty.
+    ready: BTreeMap<MessageId, Box<Job>>,
     /// Put off one by one until a time of their own.
-    waiting: BTreeMap<MessageId, Job>,
+    waiting: BTreeMap<MessageId, Box<Job>>,
     due: BTreeSet<(Timestamp, MessageId)>,
+    /// Those of them that were put off, by their recipients: a mailbox that takes mail again is found at once,
+    /// however many wait.
+    calls: BTreeSet<(u64, MessageId)>,
+    /// Those of them that did not reach this destination.
+    unreached: BTreeSet<MessageId>,
     /// With a worker at this moment; as they were when it took them.
     in_flight: BTreeMap<MessageId, Flight>,
     road: Road,
@@ -118,6 +127,8 @@ impl Lane {
             ready: BTreeMap::new(),
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
+            calls: BTreeSet::new(),
+            unreached: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             road: Road::Open,
             last: None,
@@ -143,7 +154,7 @@ impl Lane {
                 self.ready.insert(id, there);
             }
             None => {
-                self.ready.insert(id, job);
+                self.ready.insert(id, Box::new(job));
             }
         }
     }
@@ -157,7 +168,13 @@ impl Lane {
             job.next_attempt = next_attempt;
         }
         self.due.insert((self.wakes(&job), id));
-        self.waiting.insert(id, job);
+        for address in callers(&job) {
+            self.calls.insert((address, id));
+        }
+        if job.unreached {
+            self.unreached.insert(id);
+        }
+        self.waiting.insert(id, Box::new(job));
     }
 
     /// A waiting job is looked at when it is due or expires, whichever is first.
@@ -168,7 +185,11 @@ impl Lane {
     fn take_waiting(&mut self, id: MessageId) -> Option<Job> {
         let job = self.waiting.remove(&id)?;
         self.due.remove(&(self.wakes(&job), id));
-        Some(job)
+        for address in callers(&job) {
+            self.calls.remove(&(address, id));
+        }
+        self.unreached.remove(&id);
+        Some(*job)
     }
 
     /// The next job to try now, oldest first; a probe when the road is down.
@@ -192,7 +213,7 @@ impl Lane {
         }
         let job = self.ready.remove(&id)?;
         self.in_flight.insert(id, Flight::of(&job));
-        Some(job)
+        Some(*job)
     }
 
     fn is_expired(&self, job: &Job, now: Timestamp) -> bool {
@@ -201,9 +222,9 @@ impl Lane {
 
     fn release_due(&mut self, now: Timestamp) {
         while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.due.remove(&(at, id));
-            if let Some(job) = self.waiting.remove(&id) {
-                self.add(job);
+            match self.take_waiting(id) {
+                Some(job) => self.add(job),
+                None => drop(self.due.remove(&(at, id))),
             }
         }
     }
@@ -216,7 +237,7 @@ impl Lane {
             if self.backoff.expires_at(entry.get().envelope.received_at) > now {
                 break;
             }
-            expired.push(entry.remove());
+            expired.push(*entry.remove());
         }
         expired
     }
@@ -246,7 +267,7 @@ impl Lane {
     fn next_late(&self) -> Option<Timestamp> {
         use std::ops::Bound::{Excluded, Unbounded};
         let beyond = (Excluded(self.late_up_to), Unbounded);
-        let first = |jobs: &BTreeMap<MessageId, Job>| {
+        let first = |jobs: &BTreeMap<MessageId, Box<Job>>| {
             jobs.range(beyond).next().map(|(_, job)| self.backoff.late_at(job.envelope.received_at))
         };
         [first(&self.ready), first(&self.waiting)].into_iter().flatten().min()
@@ -273,7 +294,9 @@ impl Lane {
                 }
                 self.release_for(&took);
                 // After a restart or a reload the road counts as open, and what it did not reach waits here.
-                self.release(|job| job.unreached);
+                for id in std::mem::take(&mut self.unreached) {
+                    self.release_one(id);
+                }
                 self.come_back()
             }
             Health::PutOff { recipient } => {
@@ -304,20 +327,31 @@ impl Lane {
 
     /// A mailbox that takes mail again takes what it put off, at once and in order.
     fn release_for(&mut self, took: &[Address]) {
-        self.release(|job| {
-            job.recipients
-                .iter()
-                .any(|index| took.contains(&job.envelope.recipients[*index as usize].address))
-        });
+        for address in took {
+            let call = call(address);
+            let all = (call, MessageId::from_raw(0))..=(call, MessageId::from_raw(u64::MAX));
+            let ids: Vec<MessageId> = self.calls.range(all).map(|(_, id)| *id).collect();
+            for id in ids {
+                self.release_one(id);
+            }
+        }
+    }
+
+    fn release_one(&mut self, id: MessageId) {
+        if let Some(job) = self.take_waiting(id) {
+            self.add(job);
+        }
     }
 
     fn release(&mut self, which: impl Fn(&Job) -> bool) {
-        let ids: Vec<MessageId> =
-            self.waiting.values().filter(|job| job.last.is_some() && which(job)).map(Job::id).collect();
+        let ids: Vec<MessageId> = self
+            .waiting
+            .values()
+            .filter(|job| job.last.is_some() && which(job))
+            .map(|job| job.id())
+            .collect();
         for id in ids {
-            if let Some(job) = self.take_waiting(id) {
-                self.add(job);
-            }
+            self.release_one(id);
         }
     }
 
@@ -377,7 +411,8 @@ impl Lane {
 
     /// How many workers could find something to do now.
     pub(super) fn runnable(&self, now: Timestamp) -> usize {
-        let due = self.due.range(..=(now, MessageId::from_raw(u64::MAX))).count();
+        // More than anybody has workers for need not be counted.
+        let due = self.due.range(..=(now, MessageId::from_raw(u64::MAX))).take(RUNNABLE_COUNTED).count();
         match &self.road {
             Road::Open => self.ready.len() + due,
             Road::Down { next_probe, probing, .. } => {
@@ -389,21 +424,23 @@ impl Lane {
     /// Takes everything that no worker has, for the way on to be decided again.
     pub(super) fn take_all(&mut self) -> Vec<Job> {
         self.due.clear();
-        let mut jobs: BTreeMap<MessageId, Job> = std::mem::take(&mut self.ready);
+        self.calls.clear();
+        self.unreached.clear();
+        let mut jobs: BTreeMap<MessageId, Box<Job>> = std::mem::take(&mut self.ready);
         for (id, job) in std::mem::take(&mut self.waiting) {
             match jobs.get_mut(&id) {
-                Some(there) => there.merge(job),
+                Some(there) => there.merge(*job),
                 None => {
                     jobs.insert(id, job);
                 }
             }
         }
-        jobs.into_values().collect()
+        jobs.into_values().map(|job| *job).collect()
     }
 
     /// Takes one message's job, unless a worker has it.
     pub(super) fn take_one(&mut self, id: MessageId) -> Option<Job> {
-        match (self.ready.remove(&id), self.take_waiting(id)) {
+        match (self.ready.remove(&id).map(|job| *job), self.take_waiting(id)) {
             (Some(mut job), Some(other)) => {
                 job.merge(other);
                 Some(job)
@@ -461,7 +498,7 @@ impl Lane {
     }
 
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.ready.values().chain(self.waiting.values())
+        self.ready.values().chain(self.waiting.values()).map(|job| &**job)
     }
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Flight> {
@@ -469,9 +506,23 @@ impl Lane {
     }
 }
 
+/// What a recipient is found by: two that share it are both tried early, and nothing worse.
+fn call(address: &Address) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    address.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The recipients whose mailbox a job waits for: those that were put off at least once.
+fn callers(job: &Job) -> impl Iterator<Item = u64> {
+    let recipients = if job.last.is_some() { &job.recipients[..] } else { &[] };
+    recipients.iter().map(|index| call(&job.envelope.recipients[*index as usize].address))
+}
+
 /// The oldest; but a message that was put off in the last probe lets the next one try, so that one
 /// message nobody wants cannot keep a road closed.
-fn next_probe_id(ready: &BTreeMap<MessageId, Job>, refused: Option<MessageId>) -> Option<MessageId> {
+fn next_probe_id(ready: &BTreeMap<MessageId, Box<Job>>, refused: Option<MessageId>) -> Option<MessageId> {
     use std::ops::Bound::{Excluded, Unbounded};
     let after = refused.and_then(|refused| ready.range((Excluded(refused), Unbounded)).next());
     after.or_else(|| ready.first_key_value()).map(|(id, _)| *id)

@@ -43,8 +43,6 @@ pub struct Settings {
     pub messages_per_connection: usize,
     /// How long a worker keeps an idle connection open for the next message.
     pub idle_patience: Duration,
-    /// Bodies of waiting messages kept in memory; what is over is read back from the spool.
-    pub content_memory_bytes: u64,
 }
 
 impl Default for Settings {
@@ -54,7 +52,6 @@ impl Default for Settings {
             connections_per_next_hop: 20,
             messages_per_connection: 1000,
             idle_patience: Duration::from_secs(5),
-            content_memory_bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -71,8 +68,6 @@ struct Core {
     reporter: Reporter,
     clock: Clock,
     lanes: Mutex<HashMap<NextHopName, Arc<Road>>>,
-    /// Octets of waiting contents kept in memory.
-    content_bytes: AtomicU64,
     /// Workers and keepers stop when it turns true; attempts under way end first.
     stopping: watch::Sender<bool>,
     /// Workers alive, for a drain to wait on.
@@ -126,7 +121,6 @@ impl Queue {
             reporter,
             clock,
             lanes: Mutex::new(HashMap::new()),
-            content_bytes: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
             workers: AtomicU64::new(0),
             worker_ended: Notify::new(),
@@ -294,10 +288,10 @@ impl Core {
         let bytes = accepted.content.len();
         let all = u32::try_from(accepted.envelope.recipients.len())
             .expect("recipients_per_message is far below u32");
-        let mut job = Job {
+        let job = Job {
             envelope: accepted.envelope,
             recipients: (0..all).collect(),
-            content: Some(accepted.content),
+            content: Some(Box::new(accepted.content)),
             bytes,
             attempts: 0,
             interval: Duration::ZERO,
@@ -306,28 +300,7 @@ impl Core {
             last: None,
             delay_notified: false,
         };
-        self.budget(&mut job);
         self.enqueue(job, now).await;
-    }
-
-    /// Keeps a content in memory only while there is room for it.
-    fn budget(&self, job: &mut Job) {
-        let limit = self.settings.load().content_memory_bytes;
-        if job.content.is_some() && self.content_bytes.load(Ordering::Relaxed) + job.bytes > limit {
-            job.content = None;
-        }
-        if job.content.is_some() {
-            self.content_bytes.fetch_add(job.bytes, Ordering::Relaxed);
-        }
-    }
-
-    /// Hands the content out for an attempt, and its share of the budget back.
-    fn take_content(&self, job: &mut Job) -> Option<crate::spool::Content> {
-        let content = job.content.take();
-        if content.is_some() {
-            self.content_bytes.fetch_sub(job.bytes, Ordering::Relaxed);
-        }
-        content
     }
 
     /// Decides each recipient's way on and puts the job, or its parts, into their lanes.
@@ -344,7 +317,7 @@ impl Core {
             }
         }
         // A content shared by several lanes is read back by all but the first.
-        let mut content = self.take_content(&mut job);
+        let mut content = job.content.take();
         for (next_hop, recipients) in ways {
             let mut part = Job {
                 envelope: job.envelope.clone(),
@@ -362,7 +335,6 @@ impl Core {
                 part.next_attempt =
                     now.plus(self.settings.load().backoff.interval(1, Duration::ZERO, 1, part.priority()));
             }
-            self.budget(&mut part);
             self.put(next_hop, part, now);
         }
     }
@@ -381,8 +353,9 @@ impl Core {
                 continue;
             }
             state.next_hop = next_hop;
-            if state.lane.is_down() {
-                self.take_content(&mut job);
+            // What waits is read back from the spool when memory is wanted elsewhere, or the road is closed.
+            if state.lane.is_down() || !self.spool.has_memory_for_waiting() {
+                job.content = None;
             }
             if job.next_attempt > now {
                 state.lane.add_waiting(job);
@@ -474,8 +447,7 @@ impl Core {
             for (late, reply) in late {
                 attempt::tell_late(&self, late, &reply).await;
             }
-            for (mut job, reply) in expired {
-                self.take_content(&mut job);
+            for (job, reply) in expired {
                 attempt::expire(&self, &name, job, &reply).await;
             }
             if road.lock().lane.runnable(now) > 0 {

@@ -4,8 +4,8 @@
 //! that no connection's end can cancel it. Progress rides along, and nobody waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,14 @@ const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 const PROGRESS_PATIENCE: Duration = Duration::from_millis(10);
 /// More than this does not wait.
 const PROGRESS_BYTES: u64 = 256 * 1024;
+
+/// With this many messages in the last batch, others are surely about to come: the next batch waits for them.
+/// Few sessions, or one alone, never wait for anybody.
+const COMPANY: usize = 4;
+/// It waits no longer than this, and not at all while no message is coming in.
+const GATHER_PATIENCE: Duration = Duration::from_micros(300);
+/// So many together are company enough.
+const GATHER_ENOUGH: usize = 32;
 
 /// So many changes may wait for room before they are summed up.
 const OWED_AT_EASE: usize = 1024;
@@ -189,6 +197,27 @@ pub(super) struct Waiting {
     flushes: Vec<oneshot::Sender<()>>,
     leading: bool,
     timer: bool,
+    /// Messages in the batch before.
+    company: usize,
+    /// The leader waits for more to come.
+    gathering: bool,
+}
+
+/// One message on its way in, from its first octet until it waits for its commit.
+#[derive(Debug)]
+pub(super) struct Coming(Arc<Inner>);
+
+impl Coming {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        inner.coming.fetch_add(1, Ordering::Relaxed);
+        Self(inner.clone())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.coming.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -216,6 +245,9 @@ impl Waiting {
         if self.stores.is_empty() {
             batch.flushes = std::mem::take(&mut self.flushes);
         }
+        if !batch.stores.is_empty() {
+            self.company = batch.stores.len();
+        }
         Some(batch)
     }
 }
@@ -229,6 +261,9 @@ impl Inner {
         }
         let mut waiting = self.waiting();
         waiting.stores.push_back(store);
+        if waiting.gathering && !self.is_worth_waiting(&waiting) {
+            self.gathered.notify_one();
+        }
         self.lead_unless_led(&mut waiting);
     }
 
@@ -261,6 +296,7 @@ impl Inner {
         let (done, heard) = oneshot::channel();
         let mut waiting = self.waiting();
         waiting.flushes.push(done);
+        self.gathered.notify_one();
         self.lead_unless_led(&mut waiting);
         heard
     }
@@ -278,7 +314,7 @@ impl Inner {
         let guard = LeaderGuard(self);
         let limit = BATCH_BYTES.min(self.settings.segment_bytes);
         loop {
-            let mut waiting = self.waiting();
+            let mut waiting = self.gather(self.waiting());
             let Some(batch) = waiting.take(limit) else {
                 waiting.leading = false;
                 drop(waiting);
@@ -288,6 +324,28 @@ impl Inner {
             drop(waiting);
             self.write_batch(batch);
         }
+    }
+
+    /// Where many come at a time, lets a few more join: one sync serves them all, and the processors have the
+    /// others to work on meanwhile.
+    fn gather<'a>(&self, mut waiting: MutexGuard<'a, Waiting>) -> MutexGuard<'a, Waiting> {
+        if waiting.company < COMPANY || waiting.stores.is_empty() || !self.is_worth_waiting(&waiting) {
+            return waiting;
+        }
+        waiting.gathering = true;
+        let more = |waiting: &mut Waiting| self.is_worth_waiting(waiting);
+        let (mut waiting, _) = self
+            .gathered
+            .wait_timeout_while(waiting, GATHER_PATIENCE, more)
+            .expect("the list is never left half-changed");
+        waiting.gathering = false;
+        waiting
+    }
+
+    fn is_worth_waiting(&self, waiting: &Waiting) -> bool {
+        waiting.stores.len() < GATHER_ENOUGH
+            && waiting.flushes.is_empty()
+            && self.coming.load(Ordering::Relaxed) > 0
     }
 
     fn write_batch(self: &Arc<Self>, batch: Batch) {

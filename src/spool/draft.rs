@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
-use super::commit::{Note, Store};
+use super::commit::{Coming, Note, Store};
 use super::content::{Body, BodyFile, CHUNK_BYTES, Charge, Content};
 use super::disk::DiskFile;
 use super::format::{Cause, Kind, MessageMeta, draft_name};
@@ -28,6 +28,7 @@ pub struct Draft {
     spill: Option<Spill>,
     /// What went wrong earlier; the bytes are incomplete since.
     refused: Option<NotStored>,
+    coming: Coming,
 }
 
 /// The part of a body that went to its own file.
@@ -75,7 +76,8 @@ impl Spill {
 impl Draft {
     pub(super) fn new(inner: Arc<Inner>, id: MessageId) -> Self {
         let charge = Charge::new(&inner.budget);
-        Self { inner, id, memory: BytesMut::new(), charge, spill: None, refused: None }
+        let coming = Coming::new(&inner);
+        Self { inner, id, memory: BytesMut::new(), charge, spill: None, refused: None, coming }
     }
 
     pub fn id(&self) -> MessageId {
@@ -183,6 +185,8 @@ impl Draft {
             return Err(why);
         }
         envelope.id = self.id;
+        // It is kept for as long as the message waits: without room for more.
+        envelope.recipients.shrink_to_fit();
         let deadline = tokio::time::Instant::now() + self.inner.settings.commit_deadline;
         let expired = |_| NotStored::Expired;
         let mut spill = None;
@@ -209,6 +213,7 @@ impl Draft {
         let meta = meta.encode();
         let (done, stored) = oneshot::channel();
         let body_bytes = spill.as_ref().map_or(body.len() as u64, |spill| spill.len);
+        drop(self.coming);
         self.inner.submit(Store {
             kind,
             id: self.id,

@@ -18,7 +18,7 @@ mod reclaim;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -173,6 +173,10 @@ struct Inner {
     writer: Mutex<Writer>,
     index: Mutex<Index>,
     waiting: Mutex<Waiting>,
+    /// The leader has waited long enough for others to join.
+    gathered: Condvar,
+    /// Messages that are coming in, not waiting yet.
+    coming: AtomicU64,
     pressure: watch::Sender<Pressure>,
     /// Why the pressure is `Full`, when it is.
     shortage: Mutex<&'static str>,
@@ -246,6 +250,8 @@ impl Spool {
             writer: Mutex::new(writer),
             index: Mutex::new(found.index),
             waiting: Mutex::default(),
+            gathered: Condvar::new(),
+            coming: AtomicU64::new(0),
             pressure: watch::Sender::new(Pressure::Free),
             shortage: Mutex::default(),
             short_of_segments: AtomicBool::new(false),
@@ -304,6 +310,12 @@ impl Spool {
     pub fn quarantine(&self, id: MessageId, why: &str) {
         self.inner.index().quarantine(id);
         self.inner.note(Note::quarantined(id, why));
+    }
+
+    /// Whether contents may stay in memory while their messages wait; else they are read back when it is their
+    /// turn. What comes in goes before what waits: drafts may take four times as much.
+    pub fn has_memory_for_waiting(&self) -> bool {
+        self.inner.budget.used() <= self.inner.settings.draft_memory_bytes / 4
     }
 
     pub fn pressure(&self) -> watch::Receiver<Pressure> {
