@@ -31,6 +31,10 @@ pub(super) enum NamedFile<'p> {
         entry: Entry<'p>,
         path: PathBuf,
     },
+    TrustAnchors {
+        entry: Entry<'p>,
+        path: PathBuf,
+    },
     /// `shown` is the path as mistakes call it.
     Directory {
         entry: Entry<'p>,
@@ -70,6 +74,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         tls,
         regions,
         directory: directory(&top, base, &mut files),
+        dns: super::dns::read(&top, base, &mut files),
         routing: routing(&top),
         queue: queue(&top),
         limits: limits(&top),
@@ -85,7 +90,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
 }
 
 /// Absolute, so that it stays true wherever the daemon goes from here.
-fn absolute(base: &Path, entry: &Entry<'_>) -> Option<PathBuf> {
+pub(super) fn absolute(base: &Path, entry: &Entry<'_>) -> Option<PathBuf> {
     let path = entry.file(base)?;
     Some(std::path::absolute(&path).unwrap_or(path))
 }

@@ -7,10 +7,12 @@ mod settings;
 mod file;
 mod certificate;
 mod headers;
+mod dns;
 mod show;
 
 use std::path::{Path, PathBuf};
 
+pub use dns::Dns;
 use file::NamedFile;
 pub use headers::Headers;
 pub use settings::*;
@@ -49,6 +51,7 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
             match named {
                 NamedFile::Certificate { cert, key, files } => certificate::check_pair(cert, key, files),
                 NamedFile::Authorities { entry, path } => certificate::check_authorities(entry, path),
+                NamedFile::TrustAnchors { entry, path } => check_trust_anchors(entry, path),
                 NamedFile::Directory { entry, path, shown } => {
                     table = read_directory(entry, path, shown, &reading.settings, &notes);
                 }
@@ -69,6 +72,12 @@ pub fn socket_of(path: &Path) -> Option<PathBuf> {
     let state_dir = table.get("node")?.get("state_dir")?.as_str()?;
     let socket = table.get("admin").and_then(|admin| admin.get("socket")?.as_str()).map(PathBuf::from);
     Some(Path::new(state_dir).join(socket.unwrap_or(Admin::default().socket)))
+}
+
+fn check_trust_anchors(entry: &Entry<'_>, path: &Path) {
+    if let Err(error) = crate::dns::trust_anchors(path) {
+        entry.mistake(format!("{} cannot be used: {error}", path.display()), "a file of DNSKEY records");
+    }
 }
 
 fn read_directory(entry: &Entry<'_>, path: &Path, shown: &str, settings: &Settings, notes: &Notes) -> Table {

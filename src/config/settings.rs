@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::Headers;
+use super::{Dns, Headers};
 use crate::mail::{Address, Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
@@ -34,6 +34,7 @@ pub struct Settings {
     pub tls: Tls,
     pub regions: BTreeMap<Region, RegionSettings>,
     pub directory: DirectorySettings,
+    pub dns: Dns,
     pub routing: Routing,
     pub queue: Queue,
     pub limits: Limits,

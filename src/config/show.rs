@@ -45,6 +45,7 @@ pub fn show(settings: &Settings) -> String {
         show_region(&mut page, settings);
     }
     show_directory(&mut page, &settings.directory);
+    super::dns::show(&mut page, &settings.dns);
     let Routing { mixed_regions, propagation_window, transit } = &settings.routing;
     page.section("routing");
     page.key("mixed_regions", text(mixed_regions_word(*mixed_regions)));
@@ -223,7 +224,7 @@ impl Page {
         self.head(&format!("[{name}]"));
     }
 
-    fn item(&mut self, name: &str) {
+    pub(super) fn item(&mut self, name: &str) {
         self.head(&format!("[[{name}]]"));
     }
 
@@ -249,15 +250,15 @@ pub(super) fn list<T: Display>(values: &[T]) -> Value {
     Value::Array(values.iter().map(text).collect())
 }
 
-fn duration(span: Duration) -> Value {
+pub(super) fn duration(span: Duration) -> Value {
     Value::String(show_duration(span))
 }
 
-fn size(bytes: u64) -> Value {
+pub(super) fn size(bytes: u64) -> Value {
     Value::String(show_size(bytes))
 }
 
-fn count(number: usize) -> Value {
+pub(super) fn count(number: usize) -> Value {
     Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 

@@ -26,7 +26,7 @@ use crate::config::{self, Settings};
 use crate::decision::Door;
 use crate::delivery::Pool;
 use crate::directory::Directory;
-use crate::dns::Resolver;
+use crate::dns::{Resolver, Validation};
 use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
 use crate::listener::{Admission, Entrance, Listener, Shared};
@@ -88,6 +88,7 @@ struct Daemon {
     path: PathBuf,
     settings: Settings,
     inquiry: Arc<Inquiry>,
+    resolver: Arc<Resolver>,
     shared: Arc<Shared>,
     spool: Spool,
     queue: Queue,
@@ -117,7 +118,9 @@ impl Daemon {
         let directory = Directory::new(table);
         let lookup_deadline = settings.directory.lookup_deadline;
         let inquiry = Arc::new(Inquiry::new(directory, rules(&settings), lookup_deadline, clock));
-        let services = Arc::new(services(&settings)?);
+        let resolver = Arc::new(Resolver::new(settings::dns(&settings), reporter.metrics().dns()));
+        tokio::spawn(watch_validation(resolver.validation(), reporter.clone()));
+        let services = Arc::new(services(&settings, &resolver)?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
         let queue_settings = settings::queue(&settings);
         let queue =
@@ -157,6 +160,7 @@ impl Daemon {
         let mut daemon = Self {
             path,
             inquiry,
+            resolver,
             shared,
             spool,
             tending: tokio::spawn(inline.tend()),
@@ -273,11 +277,12 @@ impl Daemon {
         let settings = Settings { node: self.settings.node.clone(), ..wanted };
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
-        let services = Arc::new(services(&settings).map_err(|error| error.to_string())?);
+        let services = Arc::new(services(&settings, &self.resolver).map_err(|error| error.to_string())?);
         certificates::replace(&self.shared.tls, &settings).map_err(|error| error.to_string())?;
         for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
             self.reporter.note(&Event::Warning { what: &what });
         }
+        self.resolver.replace(settings::dns(&settings));
         self.inquiry.directory().replace(table);
         self.inquiry.replace_rules(rules(&settings));
         self.shared.inline.replace(settings::inline(&settings, &services));
@@ -366,7 +371,7 @@ async fn open_spool(
 }
 
 /// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
-fn services(settings: &Settings) -> Result<delivery::Services, Error> {
+fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<delivery::Services, Error> {
     let mut roots = Roots::system();
     for authorities in settings.regions.values().filter_map(|region| region.ca.as_ref()) {
         roots = roots.and_file(authorities)?;
@@ -375,10 +380,22 @@ fn services(settings: &Settings) -> Result<delivery::Services, Error> {
     Ok(delivery::Services {
         hostname: settings.node.hostname.as_str().into(),
         dialer: Arc::new(net::Network),
-        resolver: Arc::new(Resolver::system()),
+        resolver: resolver.clone(),
         tls: Arc::new(ClientTls::new(roots, identities.first())?),
         patience: settings::delivery_patience(settings),
         troubled: delivery::Troubled::default(),
         clock: Clock::System,
     })
+}
+
+/// Says once when names turn out to come without the signatures that would prove them.
+async fn watch_validation(mut validation: watch::Receiver<Validation>, reporter: Reporter) {
+    while validation.changed().await.is_ok() {
+        match *validation.borrow_and_update() {
+            Validation::Impossible => reporter.note(&Event::Warning {
+                what: "[dns] servers answer without DNSSEC signatures: nothing is validated, and DANE is not used",
+            }),
+            Validation::Unknown | Validation::On | Validation::Off => {}
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
 use crate::smtp::reply::Wording;
-use crate::{delivery, queue, report, spool};
+use crate::{delivery, dns, queue, report, spool};
 
 use super::pressure::Ceilings;
 
@@ -159,6 +159,12 @@ pub(super) fn queue(settings: &Settings) -> queue::Settings {
         idle_patience: queue.idle_connection,
         ..queue::Settings::default()
     }
+}
+
+pub(super) fn dns(settings: &Settings) -> dns::Settings {
+    let config::Dns { servers, timeout, dnssec, trust_anchors, cache_entries } = settings.dns.clone();
+    let deadline = settings.deadlines.resolve;
+    dns::Settings { servers, timeout, deadline, dnssec, trust_anchors, cache_entries }
 }
 
 pub(super) fn spool(settings: &Settings) -> spool::Settings {

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Event, Relay};
 use crate::decision::Reason;
+use crate::dns;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
@@ -52,6 +53,7 @@ pub struct Metrics {
     quarantined: Counter,
     reloads_refused: Counter,
     findings: Counter,
+    dns: dns::Meter,
     /// In-flight sessions, kept by the events that open and close them.
     sessions: AtomicU64,
 }
@@ -89,6 +91,8 @@ impl Default for Metrics {
         );
         let outcomes = Family::<OutcomeLabel, Counter>::default();
         registry.register("deliveries", "Ends of attempts, per recipient", outcomes.clone());
+        let dns = dns::Meter::default();
+        dns.register(&mut registry);
         Self {
             registry,
             connections,
@@ -107,6 +111,7 @@ impl Default for Metrics {
             quarantined,
             reloads_refused,
             findings,
+            dns,
             sessions: AtomicU64::new(0),
         }
     }
@@ -189,6 +194,11 @@ impl Metrics {
 
     fn count_outcome(&self, outcome: &'static str) {
         self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Where a resolver counts its questions.
+    pub fn dns(&self) -> dns::Meter {
+        self.dns.clone()
     }
 
     pub fn sessions(&self) -> u64 {
