@@ -200,7 +200,20 @@ impl Spool {
 
     /// The same on a disk that tests prepared.
     #[doc(hidden)]
-    pub fn open_on(disk: Disk, mut settings: Settings, clock: Clock) -> Result<(Self, Recovered), Error> {
+    pub fn open_on(disk: Disk, settings: Settings, clock: Clock) -> Result<(Self, Recovered), Error> {
+        let (spool, recovered) = Self::recover_on(disk, settings, clock)?;
+        let inner = &spool.inner;
+        inner.start_logs()?;
+        inner.has_room();
+        inner.runtime.spawn(keep(Arc::downgrade(inner), inner.keeper.clone()));
+        inner.keeper.notify_one();
+        Ok((spool, recovered))
+    }
+
+    /// As far as it can be read, and no further: nothing is written after recovery, and nobody tidies. For tests
+    /// that look at very many spools.
+    #[doc(hidden)]
+    pub fn recover_on(disk: Disk, mut settings: Settings, clock: Clock) -> Result<(Self, Recovered), Error> {
         settings.segment_bytes = settings.segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
         // One batch goes into one segment, and offsets have 32 bits.
         settings.own_file_above = settings.own_file_above.min(*SEGMENT_BYTES.end());
@@ -263,10 +276,6 @@ impl Spool {
             refused_drafts: AtomicU64::new(0),
             _lock: lock,
         });
-        inner.start_logs()?;
-        inner.has_room();
-        inner.runtime.spawn(keep(Arc::downgrade(&inner), inner.keeper.clone()));
-        inner.keeper.notify_one();
         Ok((Self { inner }, found.recovered))
     }
 
@@ -304,6 +313,22 @@ impl Spool {
         let inner = self.inner.clone();
         let reading = tokio::task::spawn_blocking(move || inner.read(id));
         reading.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The same at once, all of it in memory: for tests.
+    #[doc(hidden)]
+    pub fn read_whole(&self, id: MessageId) -> Result<Vec<u8>, Error> {
+        let Content { head, body } = self.inner.read(id)?;
+        let mut bytes = head.to_vec();
+        match body {
+            Body::Memory(body) => bytes.extend_from_slice(&body),
+            Body::File(BodyFile { file, len }) => {
+                let from = bytes.len();
+                bytes.resize(from + usize::try_from(len).map_err(io::Error::other)?, 0);
+                file.read_exact_at(&mut bytes[from..], 0)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Keeps a message from being delivered, and keeps it. Progress of it may still end it.
