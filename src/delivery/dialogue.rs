@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::Parcel;
 use super::verdict::{self, Blame, Breakage, Obstacle, Rcpt, Unfit, Wait};
-use crate::mail::{Address, BodyType, Outcome, RemoteReply, Ret, TlsLevel};
+use crate::mail::{Address, BodyType, Handed, Outcome, RemoteReply, Ret, TlsLevel};
 use crate::smtp::response::{Offers, Response};
+use crate::smtp::xtext;
 
 /// A message up to this size is sent in one flight with its envelope. A larger one waits until a recipient
 /// is accepted: its transfer would cost more than a round trip.
@@ -392,7 +393,8 @@ impl Dialogue {
             BodyType::EightBitMime => {}
             BodyType::BinaryMime => words.push_str(" BODY=BINARYMIME"),
         }
-        if needs_utf8(parcel) {
+        let utf8 = needs_utf8(parcel);
+        if utf8 {
             words.push_str(" SMTPUTF8");
         }
         if self.offers.dsn {
@@ -415,8 +417,15 @@ impl Dialogue {
                 if let Some(notify) = recipient.notify {
                     let _ = write!(words, " NOTIFY={}", notify.words());
                 }
-                if let Some(orcpt) = &recipient.orcpt {
-                    let _ = write!(words, " ORCPT={orcpt}");
+                match &recipient.orcpt {
+                    // RFC 6533 §3: beyond ASCII only where SMTPUTF8 is declared.
+                    Some(orcpt) if !utf8 => {
+                        let _ = write!(words, " ORCPT={}", xtext::ascii_orcpt(orcpt));
+                    }
+                    Some(orcpt) => {
+                        let _ = write!(words, " ORCPT={orcpt}");
+                    }
+                    None => {}
                 }
             }
             words.push_str("\r\n");
@@ -566,7 +575,7 @@ impl Dialogue {
             // It cannot have taken what it has not been given.
             return self.confused(transaction, answer);
         }
-        let outcome = verdict::end(answer, &self.host);
+        let outcome = verdict::end(answer, &self.host, self.handed());
         if self.protocol == Protocol::Lmtp && answer.code != 421 && transaction.accepted > 0 {
             // One answer for each accepted recipient, in their order. RFC 2033 §4.2
             if let Some(open) = transaction.outcomes.iter_mut().find(|outcome| outcome.is_none()) {
@@ -585,6 +594,15 @@ impl Dialogue {
             return self.end_connection(transaction);
         }
         self.finish(transaction)
+    }
+
+    /// Who tells the sender of this success: DSN is offered or not, and LMTP is the end of the way.
+    fn handed(&self) -> Handed {
+        match self.protocol {
+            _ if self.offers.dsn => Handed::WithWishes,
+            Protocol::Smtp => Handed::WithoutWishes,
+            Protocol::Lmtp => Handed::ToMailbox,
+        }
     }
 
     /// All outcomes are known, and the connection can go on.
@@ -843,7 +861,7 @@ mod tests {
     fn told(outcomes: &[Outcome]) -> String {
         let each = outcomes.iter().map(|outcome| {
             let word = match outcome {
-                Outcome::Delivered(_) => "delivered",
+                Outcome::Delivered(..) => "delivered",
                 Outcome::Deferred(_) => "deferred",
                 Outcome::Postponed(_) => "postponed",
                 Outcome::Failed(_) => "failed",

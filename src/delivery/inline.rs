@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::courier::{Begun, Courier};
 use super::verdict::Breakage;
 use super::{Delivery, Parcel, Services};
-use crate::mail::{Envelope, NextHop, NextHopName, Outcome, RemoteReply, Status};
+use crate::mail::{Envelope, Handed, NextHop, NextHopName, Outcome, RemoteReply, Status};
 use crate::spool::{Body, Content};
 
 /// How long connecting and the whole envelope may take: somebody's body waits meanwhile.
@@ -93,15 +93,18 @@ enum State {
     Ended(Verdict),
 }
 
+/// One recipient, by its index, whose mail the next hop has.
+pub type Taken = (u32, RemoteReply, Handed);
+
 /// What a delivery says about the whole transaction of our client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Everybody has it.
-    Taken(Vec<(u32, RemoteReply)>),
+    Taken(Vec<Taken>),
     /// Nobody has it, and all for now or all for good: 4xx or 5xx by `code`.
     Refused(RemoteReply),
     /// The recipients fared differently; `left` do not have it.
-    Mixed { taken: Vec<(u32, RemoteReply)>, left: Vec<u32>, reply: RemoteReply },
+    Mixed { taken: Vec<Taken>, left: Vec<u32>, reply: RemoteReply },
     /// No verdict: the next hop is down, leaves, or is too slow.
     Silent(RemoteReply),
 }
@@ -320,7 +323,7 @@ impl Verdict {
         let (mut taken, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (index, outcome) in (0..).zip(outcomes) {
             match outcome {
-                Outcome::Delivered(reply) => taken.push((index, reply)),
+                Outcome::Delivered(reply, handed) => taken.push((index, reply, handed)),
                 Outcome::Deferred(reply) | Outcome::Postponed(reply) => deferred.push((index, reply)),
                 Outcome::Failed(reply) => failed.push((index, reply)),
             }
@@ -368,7 +371,7 @@ mod tests {
         let (kind, code) = word.split_once(' ').expect("a kind and a code");
         let reply = reply(code.parse().expect("a code"));
         match kind {
-            "taken" => Outcome::Delivered(reply),
+            "taken" => Outcome::Delivered(reply, Handed::WithWishes),
             "later" => Outcome::Deferred(reply),
             "now" => Outcome::Postponed(reply),
             _ => Outcome::Failed(reply),

@@ -17,7 +17,7 @@ use super::transfer::return_path;
 use super::verdict::{self, Obstacle};
 use super::{Delivery, Parcel, Services};
 use crate::clock::Timestamp;
-use crate::mail::{Address, Outcome, RemoteReply, Status};
+use crate::mail::{Address, Handed, Outcome, RemoteReply, Status};
 
 /// How much of a body is gathered before it is written.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -92,7 +92,8 @@ fn judge(root: &Path, results: Vec<io::Result<()>>, host: &str) -> Delivery {
     }
     let outcome = |result: io::Result<()>| match result {
         Ok(()) => {
-            Outcome::Delivered(RemoteReply::ours(host, Status::new(2, 0, 0), "Delivered to the mailbox"))
+            let reply = RemoteReply::ours(host, Status::new(2, 0, 0), "Delivered to the mailbox");
+            Outcome::Delivered(reply, Handed::ToMailbox)
         }
         Err(error) => Outcome::Deferred(storage(&error)),
     };
@@ -321,7 +322,7 @@ mod tests {
         for body in [&b""[..], b"\r\nhello\r\n", &large] {
             let delivery = put(&store, &["Anna@B.example", "bob@b.example"], &content(body.to_vec())).await;
             let Delivery::Reached(outcomes) = delivery else { panic!("the disk is there") };
-            assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{outcomes:?}");
+            assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(..))), "{outcomes:?}");
             for folder in ["b.example/anna", "b.example/bob"] {
                 let new = files(&store.join(folder).join("new"));
                 let [file] = &new[..] else { panic!("one message in {folder}: {new:?}") };
@@ -404,7 +405,7 @@ mod tests {
             let Delivery::Reached(outcomes) = delivery else { panic!("the store is there") };
             assert!(matches!(outcomes[0], Outcome::Deferred(_)), "{outcomes:?}");
             let last = outcomes.last().expect("an outcome");
-            assert_eq!(matches!(last, Outcome::Delivered(_)), last_is_delivered, "{outcomes:?}");
+            assert_eq!(matches!(last, Outcome::Delivered(..)), last_is_delivered, "{outcomes:?}");
         }
     }
 }

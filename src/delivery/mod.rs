@@ -19,7 +19,7 @@ mod verdict;
 mod tests;
 
 pub use courier::Courier;
-pub use inline::{Opening, Passage, Pool, Terms, Verdict};
+pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
 pub use troubled::Troubled;
 
 use std::sync::Arc;

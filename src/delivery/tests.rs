@@ -309,7 +309,7 @@ fn told(delivery: &Delivery) -> String {
         Delivery::Reached(outcomes) => {
             let each = outcomes.iter().map(|outcome| {
                 let word = match outcome {
-                    Outcome::Delivered(_) => "delivered",
+                    Outcome::Delivered(..) => "delivered",
                     Outcome::Deferred(_) => "deferred",
                     Outcome::Postponed(_) => "postponed",
                     Outcome::Failed(_) => "failed",
@@ -373,7 +373,7 @@ async fn more_recipients_than_a_pipe_holds_are_no_deadlock() {
     let recipients: Vec<String> = (0..500).map(|n| format!("recipient-{n}@b.example")).collect();
     let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
     let Delivery::Reached(outcomes) = deliver(&mut courier, &recipients).await else { panic!("reached") };
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(..))));
     assert_eq!(outcomes.len(), 500);
 }
 

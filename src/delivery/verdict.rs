@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::mail::{Outcome, RemoteReply, Status};
+use crate::mail::{Handed, Outcome, RemoteReply, Status};
 use crate::smtp::response::{Malformed, Response};
 
 /// A notice quotes what a server said; not all that it could say.
@@ -151,9 +151,9 @@ pub(super) fn refusal(response: &Response, host: &str) -> Outcome {
 }
 
 /// The answer to the whole message. Only 2xx takes it off our hands.
-pub(super) fn end(response: &Response, host: &str) -> Outcome {
+pub(super) fn end(response: &Response, host: &str, handed: Handed) -> Outcome {
     match response.class() {
-        2 => Outcome::Delivered(quote(response, host)),
+        2 => Outcome::Delivered(quote(response, host), handed),
         _ => refusal(response, host),
     }
 }
@@ -292,10 +292,11 @@ mod tests {
     #[test]
     fn only_2xx_takes_the_message() {
         let quoted = |text: &str| quote(&response(text), "mx");
-        assert_eq!(end(&response("250 2.0.0"), "mx"), Outcome::Delivered(quoted("250 2.0.0")));
-        assert_eq!(end(&response("451 4.3.0"), "mx"), Outcome::Deferred(quoted("451 4.3.0")));
-        assert_eq!(end(&response("554 5.6.0"), "mx"), Outcome::Failed(quoted("554 5.6.0")));
-        assert_eq!(end(&response("354"), "mx"), Outcome::Deferred(quoted("354")));
+        let end = |text: &str| end(&response(text), "mx", Handed::WithWishes);
+        assert_eq!(end("250 2.0.0"), Outcome::Delivered(quoted("250 2.0.0"), Handed::WithWishes));
+        assert_eq!(end("451 4.3.0"), Outcome::Deferred(quoted("451 4.3.0")));
+        assert_eq!(end("554 5.6.0"), Outcome::Failed(quoted("554 5.6.0")));
+        assert_eq!(end("354"), Outcome::Deferred(quoted("354")));
         assert_eq!(quoted("550").status, Status::new(5, 0, 0));
     }
 

@@ -10,13 +10,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Timestamp;
 use crate::decision::{Attribution, Otherwise, Reason, Rules, Trail};
-use crate::delivery::{Opening, Verdict};
+use crate::delivery::{Opening, Taken, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
 use crate::mail::firewall::{Screen, Trust};
 use crate::mail::{
-    Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, Sender, SessionId, Status, header,
+    Address, Envelope, MessageId, NextHopName, Peer, Recipient, RemoteReply, Sender, SessionId, Status,
+    header,
 };
 use crate::net::{Wire, within};
+use crate::report::notice::{self, Fate, HEADER_LIMIT_BYTES, Reporting};
 use crate::report::{Event, Parting, Relay};
 use crate::session::{
     Action, Chunk, Input, NotStored, NotTaken, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling,
@@ -451,9 +453,12 @@ impl Connection {
         let declared_size = open.declared_size;
         let envelope = Arc::new(self.envelope(id, open));
         let head = header::received(&self.rules.hostname, &envelope).into_bytes().into();
+        // A notice of success brings back the header, except where nothing of the message may rest here.
+        let wanted = envelope.recipients.iter().any(Recipient::wants_success);
+        let original = (wanted && otherwise == Otherwise::Spool).then(Vec::new);
         let opening = Opening { envelope: envelope.clone(), head, declared_size };
         let passage = self.shared.inline.begin(hop, opening).await;
-        Some(Handover { passage, envelope, next_hop: hop.name.clone(), otherwise, bytes: 0 })
+        Some(Handover { passage, envelope, next_hop: hop.name.clone(), otherwise, bytes: 0, original })
     }
 
     /// `None` when the client took too long.
@@ -620,7 +625,7 @@ impl Connection {
         handover: Handover,
         open: &mut OpenEnvelope,
     ) -> Option<Result<MessageId, NotTaken>> {
-        let Handover { passage, envelope, next_hop, otherwise, bytes } = handover;
+        let Handover { passage, envelope, next_hop, otherwise, bytes, original } = handover;
         if otherwise == Otherwise::Refuse && passage.is_divided() {
             // The client will have to come again, and then nobody should get it twice.
             passage.forgo();
@@ -643,6 +648,7 @@ impl Connection {
                     by: Relay::Inline,
                 });
                 self.note_delivered(&envelope, &next_hop, &taken);
+                self.tell_of_success(&envelope, &taken, original).await;
                 return Some(Ok(envelope.id));
             }
             Verdict::Refused(reply) => {
@@ -651,6 +657,7 @@ impl Connection {
             }
             Verdict::Mixed { taken, left, reply } => {
                 self.note_delivered(&envelope, &next_hop, &taken);
+                self.tell_of_success(&envelope, &taken, original).await;
                 let mut index = 0..;
                 open.recipients.retain(|_| index.next().is_some_and(|index| left.contains(&index)));
                 reply
@@ -673,9 +680,44 @@ impl Connection {
         }
     }
 
-    fn note_delivered(&self, envelope: &Envelope, next_hop: &NextHopName, taken: &[(u32, RemoteReply)]) {
+    /// Sends the notices of success that are ours to send (RFC 3461 §5.2.2 and §5.3). They are on disk before
+    /// our client hears that its message has arrived.
+    async fn tell_of_success(&self, envelope: &Envelope, taken: &[Taken], original: Option<Vec<u8>>) {
+        let now = self.now();
+        let fates: Vec<Fate<'_>> = taken
+            .iter()
+            .filter_map(|(index, reply, handed)| {
+                Fate::of_success(&envelope.recipients[*index as usize], *handed, reply, now)
+            })
+            .collect();
+        if fates.is_empty() {
+            return;
+        }
+        let id = envelope.id;
+        let to = match notice::addressee(envelope) {
+            Ok(to) => to,
+            Err(why) => return self.shared.reporter.note(&Event::NotNotified { id, why }),
+        };
+        let spool = &self.shared.spool;
+        let reporting = Reporting { hostname: &self.rules.hostname, id: spool.mint(), now };
+        let notice = notice::write(reporting, to, envelope, &fates, original.as_deref());
+        let notice_id = notice.envelope.id;
+        match spool.store_notice(notice).await {
+            Ok(accepted) => {
+                self.shared.reporter.note(&Event::Notified { id, notice: notice_id, to });
+                let _ = self.shared.arrivals.send(accepted).await;
+            }
+            // The message is where it belongs: to refuse it now would only have it sent twice.
+            Err(_) => {
+                let why = "the notice could not be stored";
+                self.shared.reporter.note(&Event::NotNotified { id, why });
+            }
+        }
+    }
+
+    fn note_delivered(&self, envelope: &Envelope, next_hop: &NextHopName, taken: &[Taken]) {
         let delay = self.now().since(envelope.received_at);
-        for (index, reply) in taken {
+        for (index, reply, _) in taken {
             let recipient = &envelope.recipients[*index as usize].address;
             let id = envelope.id;
             self.shared.reporter.note(&Event::Delivered {
@@ -754,6 +796,10 @@ fn keep_part(draft: &mut Option<Draft>, handover: &mut Option<Handover>, part: &
     if let Some(handover) = handover {
         handover.passage.push(part);
         handover.bytes += part.len() as u64;
+        if let Some(original) = &mut handover.original {
+            let room = HEADER_LIMIT_BYTES.saturating_sub(original.len()).min(part.len());
+            original.extend_from_slice(&part[..room]);
+        }
     }
 }
 

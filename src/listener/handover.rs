@@ -58,6 +58,8 @@ pub(super) struct Handover {
     pub(super) next_hop: NextHopName,
     pub(super) otherwise: Otherwise,
     pub(super) bytes: u64,
+    /// Its beginning, where a notice of success may have to bring back the header.
+    pub(super) original: Option<Vec<u8>>,
 }
 
 #[cfg(test)]

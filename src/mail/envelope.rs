@@ -127,6 +127,11 @@ impl Recipient {
         self.notify.is_none_or(|notify| notify.delay)
     }
 
+    /// Whether the sender wants to hear that it arrived; the default is no (RFC 3461 §4.1).
+    pub fn wants_success(&self) -> bool {
+        self.notify.is_some_and(|notify| notify.success)
+    }
+
     /// Whether the sender wants to hear of a failure; the default is yes (RFC 3461 §4.1).
     pub fn wants_failure(&self) -> bool {
         self.notify.is_none_or(|notify| notify.failure)

@@ -21,7 +21,7 @@ pub use envelope::{BodyType, Envelope, MessageId, Notify, Recipient, Ret, Sender
 pub use findings::SpfResult;
 pub use lookup::Lookup;
 pub use next_hop::{Endpoint, EndpointError, NextHop, NextHopName, TlsLevel};
-pub use outcome::{Outcome, RemoteReply};
+pub use outcome::{Handed, Outcome, RemoteReply};
 pub use peer::{Peer, SessionId, TlsFacts};
 pub use region::{KNOWN_REGIONS, Region, Regions};
 pub use status::Status;

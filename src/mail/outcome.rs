@@ -22,6 +22,14 @@ impl RemoteReply {
         Self { host: host.into(), code: 0, status, text: text.into() }
     }
 
+    /// Our own word that a next hop does not take a message of this form: 8-bit, binary or SMTPUTF8.
+    pub fn is_about_form(&self) -> bool {
+        self.code == 0
+            && self.status.class == 5
+            && self.status.subject == 6
+            && matches!(self.status.detail, 3 | 7)
+    }
+
     /// `550 5.1.1 no such user`, as a notice quotes it; without a code when the words are ours.
     pub fn line(&self) -> String {
         if self.code == 0 {
@@ -32,10 +40,21 @@ impl RemoteReply {
     }
 }
 
+/// To whom a message was handed, and so who owes its sender word of success (RFC 3461 §5.2, §5.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handed {
+    /// It is in the mailbox: we do.
+    ToMailbox,
+    /// To a next hop that took the sender's wishes with it: that one does.
+    WithWishes,
+    /// To a next hop that knows no DSN: we say that it was relayed.
+    WithoutWishes,
+}
+
 /// How one attempt ended for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    Delivered(RemoteReply),
+    Delivered(RemoteReply, Handed),
     /// Try again later (rule 80).
     Deferred(RemoteReply),
     /// Try again now, in a new transaction (rule 88): the next hop took others of this one.
@@ -47,9 +66,10 @@ pub enum Outcome {
 impl Outcome {
     pub fn reply(&self) -> &RemoteReply {
         match self {
-            Self::Delivered(reply) | Self::Deferred(reply) | Self::Postponed(reply) | Self::Failed(reply) => {
-                reply
-            }
+            Self::Delivered(reply, _)
+            | Self::Deferred(reply)
+            | Self::Postponed(reply)
+            | Self::Failed(reply) => reply,
         }
     }
 }

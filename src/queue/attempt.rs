@@ -3,6 +3,7 @@
 //! A worker owns one connection to its next hop and takes one job after another. A panic during one
 //! message's attempt is caught: the message is set aside, the rest is served.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,10 +12,10 @@ use crate::clock::Timestamp;
 use crate::decision::Reason;
 use crate::delivery::{Courier, Delivery, Parcel, Services};
 use crate::mail::{
-    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, Outcome, Recipient, RemoteReply, Status,
-    Transport,
+    Address, Envelope, Handed, MessageId, NextHop, NextHopName, Outcome, RemoteReply, Status, Transport,
 };
-use crate::report::{Event, notice};
+use crate::report::Event;
+use crate::report::notice::{self, Action, Fate};
 use crate::spool::{self, Content, End, NotStored, Notice, RecipientProgress};
 
 use super::job::Job;
@@ -117,7 +118,7 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
 /// What came of one job, recipient by recipient.
 #[derive(Default)]
 struct Result {
-    delivered: Vec<(u32, RemoteReply)>,
+    delivered: Vec<(u32, RemoteReply, Handed)>,
     failed: Vec<(u32, RemoteReply)>,
     deferred: Vec<u32>,
     /// The last word on what was deferred.
@@ -303,7 +304,7 @@ async fn deliver(
         let mut again = Vec::new();
         for (index, outcome) in recipients.iter().copied().zip(outcomes) {
             match outcome {
-                Outcome::Delivered(reply) => result.delivered.push((index, reply)),
+                Outcome::Delivered(reply, handed) => result.delivered.push((index, reply, handed)),
                 Outcome::Failed(reply) => result.failed.push((index, reply)),
                 Outcome::Deferred(reply) => {
                     result.deferred.push(index);
@@ -320,7 +321,7 @@ async fn deliver(
             Health::PutOff { recipient: address(*first) }
         }
         Some(_) | None => {
-            Health::Works { took: result.delivered.iter().map(|(index, _)| address(*index)).collect() }
+            Health::Works { took: result.delivered.iter().map(|(index, ..)| address(*index)).collect() }
         }
     }
 }
@@ -342,16 +343,31 @@ async fn conclude(
     };
     let attempts = job.attempts + 1;
     let mut changes: Vec<(u32, RecipientProgress)> = Vec::new();
-    for (index, reply) in &result.delivered {
-        let recipient = &job.envelope.recipients[*index as usize].address;
+    let mut news: Vec<News> = Vec::new();
+    for (index, reply, handed) in result.delivered.drain(..) {
+        let recipient = &job.envelope.recipients[index as usize];
         let delay = now.since(job.envelope.received_at);
-        core.note(&Event::Delivered { id, recipient, next_hop: &name, reply, attempts, delay });
-        changes.push((*index, ended(End::Delivered, attempts, now, reply)));
+        let address = &recipient.address;
+        core.note(&Event::Delivered {
+            id,
+            recipient: address,
+            next_hop: &name,
+            reply: &reply,
+            attempts,
+            delay,
+        });
+        changes.push((index, ended(End::Delivered, attempts, now, &reply)));
+        // Hardly anybody asks for it.
+        if let Some(action) = Action::of_success(handed).filter(|action| action.is_wanted_by(recipient)) {
+            news.push(News { index, action, verdict: None, reply, attempted_at: Some(now) });
+        }
     }
-    for (index, reply) in &result.failed {
-        let recipient = &job.envelope.recipients[*index as usize].address;
-        core.note(&Event::Failed { id, recipient, next_hop: &name, reply, attempts });
-        changes.push((*index, ended(End::Failed, attempts, now, reply)));
+    for (index, reply) in result.failed.drain(..) {
+        let recipient = &job.envelope.recipients[index as usize].address;
+        core.note(&Event::Failed { id, recipient, next_hop: &name, reply: &reply, attempts });
+        changes.push((index, ended(End::Failed, attempts, now, &reply)));
+        let attempted_at = Some(now);
+        news.push(News { index, action: Action::Failed, verdict: None, reply, attempted_at });
     }
     job.recipients = std::mem::take(&mut result.deferred);
     let left = if job.recipients.is_empty() {
@@ -364,9 +380,8 @@ async fn conclude(
         changes.extend(job.recipients.iter().map(|index| (*index, progress_of(&job))));
         Some(())
     };
-    let fates: Vec<(u32, RemoteReply)> = std::mem::take(&mut result.failed);
     if !changes.is_empty() {
-        end(core, &job.envelope, fates, News::FAILED, changes, content).await;
+        end(core, &job.envelope, news, changes, content).await;
     }
     settle(core, road, id, left.map(|()| job), health, result.reply.as_ref());
 }
@@ -433,7 +448,7 @@ fn ended(end: End, attempts: u32, now: Timestamp, reply: &RemoteReply) -> Recipi
 pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last: &RemoteReply) {
     let now = core.clock.now();
     let mut changes = Vec::new();
-    let mut fates = Vec::new();
+    let mut news = Vec::new();
     for index in &job.recipients {
         let recipient = &job.envelope.recipients[*index as usize].address;
         core.note(&Event::Expired {
@@ -444,60 +459,61 @@ pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last:
             attempts: job.attempts,
         });
         changes.push((*index, ended(End::Expired, job.attempts, now, last)));
-        fates.push((*index, last.clone()));
+        news.push(News {
+            index: *index,
+            action: Action::Failed,
+            verdict: Some((EXPIRED.0, EXPIRED.1.into())),
+            reply: last.clone(),
+            attempted_at: job.attempted_at(),
+        });
     }
-    end(core, &job.envelope, fates, News::EXPIRED, changes, None).await;
+    end(core, &job.envelope, news, changes, None).await;
 }
 
 /// Rule 87: the sender learns that a message is late, once, if it wants to; attempts go on.
 pub(super) async fn tell_late(core: &Arc<Core>, late: Late, last: &RemoteReply) {
     let until = core.settings.load().backoff.expires_at(late.envelope.received_at);
     let changes = late.recipients.iter().map(|index| (*index, late.progress.clone())).collect();
-    let fates = late.recipients.iter().map(|index| (*index, last.clone())).collect();
-    let news = News { action: notice::Action::Delayed { until }, verdict: None };
-    end(core, &late.envelope, fates, news, changes, None).await;
+    let tell = |index: &u32| News {
+        index: *index,
+        action: Action::Delayed { until },
+        verdict: None,
+        reply: last.clone(),
+        attempted_at: late.attempted_at,
+    };
+    let news = late.recipients.iter().map(tell).collect();
+    end(core, &late.envelope, news, changes, None).await;
 }
 
-/// What a notice is about.
-#[derive(Clone, Copy)]
+/// What became of one recipient, for the sender to know.
 struct News {
-    action: notice::Action,
+    index: u32,
+    action: Action,
     /// In place of what the next hop said.
-    verdict: Option<(Status, &'static str)>,
-}
-
-impl News {
-    const FAILED: Self = Self { action: notice::Action::Failed, verdict: None };
-    const EXPIRED: Self = Self { action: notice::Action::Failed, verdict: Some(EXPIRED) };
-
-    fn is_wanted_by(self, recipient: &Recipient) -> bool {
-        match self.action {
-            notice::Action::Failed => recipient.wants_failure(),
-            notice::Action::Delayed { .. } => recipient.wants_delay(),
-        }
-    }
+    verdict: Option<(Status, Cow<'static, str>)>,
+    reply: RemoteReply,
+    attempted_at: Option<Timestamp>,
 }
 
 /// Records what came of it; with the notice it causes, if one is owed, in one atomic record.
 async fn end(
     core: &Arc<Core>,
     envelope: &Arc<Envelope>,
-    fates: Vec<(u32, RemoteReply)>,
-    news: News,
+    news: Vec<News>,
     changes: Vec<(u32, RecipientProgress)>,
     content: Option<Content>,
 ) {
     let id = envelope.id;
-    let Some(to) = owed_to(core, envelope, &fates, news) else {
+    let owed = match envelope.transport {
+        Transport::Notice => narrowed(core, envelope, &news, content).await,
+        Transport::Incoming | Transport::Originating | Transport::PeerEdge => {
+            owed(core, envelope, &news, content).await
+        }
+    };
+    let Some((to, notice)) = owed else {
         core.spool.record(id, &changes);
         return;
     };
-    let original = match load(core, id, content).await {
-        Loaded::Content(content) => beginning(content).await,
-        // The sender is told all the same, without the header.
-        Loaded::Later(_) | Loaded::Damaged => Vec::new(),
-    };
-    let notice = compose(core, envelope, to, &fates, news, &original);
     let notice_id = notice.envelope.id;
     // The pause between tries of a spool that has no room: the outcome must not be lost (spec, section 6).
     const PAUSE: Duration = Duration::from_secs(1);
@@ -517,85 +533,71 @@ async fn end(
     }
 }
 
-/// To whom a notice is owed for these failures, if to anybody (rule 85, RFC 3461 §4.1).
-fn owed_to<'a>(
-    core: &Core,
-    envelope: &'a Envelope,
-    fates: &[(u32, RemoteReply)],
-    news: News,
-) -> Option<&'a Address> {
-    if fates.is_empty() {
+/// The notice that is owed for this, if one is, and to whom (rule 85, RFC 3461 §4.1): one for all recipients.
+async fn owed<'a>(
+    core: &Arc<Core>,
+    envelope: &'a Arc<Envelope>,
+    news: &[News],
+    content: Option<Content>,
+) -> Option<(&'a Address, Notice)> {
+    if news.is_empty() {
         return None;
     }
-    let why = match &envelope.sender {
-        None => "the sender is null",
-        Some(sender) => {
-            let wanted =
-                |(index, _): &(u32, RemoteReply)| news.is_wanted_by(&envelope.recipients[*index as usize]);
-            if fates.iter().any(wanted) {
-                return Some(sender);
-            }
-            "the sender wants no such notices"
-        }
-    };
-    core.note(&Event::NotNotified { id: envelope.id, why });
-    None
-}
-
-fn compose(
-    core: &Core,
-    envelope: &Envelope,
-    to: &Address,
-    fates: &[(u32, RemoteReply)],
-    news: News,
-    original: &[u8],
-) -> Notice {
-    let now = core.clock.now();
-    let rules = core.inquiry.rules();
-    let id = core.spool.mint();
-    let fates: Vec<notice::Fate<'_>> = fates
+    let recipient = |news: &News| &envelope.recipients[news.index as usize];
+    let fates: Vec<Fate<'_>> = news
         .iter()
-        .map(|(index, reply)| (&envelope.recipients[*index as usize], reply))
-        .filter(|(recipient, _)| news.is_wanted_by(recipient))
-        .map(|(recipient, reply)| notice::Fate {
-            recipient: &recipient.address,
-            orcpt: recipient.orcpt.as_deref(),
+        .filter(|news| news.action.is_wanted_by(recipient(news)))
+        .map(|news| Fate {
+            recipient: recipient(news),
             action: news.action,
-            verdict: news.verdict,
-            reply,
+            verdict: news.verdict.clone(),
+            reply: &news.reply,
+            attempted_at: news.attempted_at,
         })
         .collect();
-    let reporting = notice::Reporting { hostname: &rules.hostname, id, now };
-    let content = notice::compose(reporting, to, envelope, &fates, original);
-    let envelope = Envelope {
-        id,
-        received_at: now,
-        // RFC 5321 §4.5.5: a notice has the null reverse-path, so that it causes no other.
-        sender: None,
-        recipients: vec![Recipient::new(to.clone())],
-        body: if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
-        smtputf8: to.needs_utf8() || envelope.needs_utf8(),
-        ret: None,
-        envid: None,
-        transport: Transport::Notice,
-        tenant: None,
-        connector: None,
-        spf: None,
-        require_tls: false,
-        peer: None,
+    let to = match notice::addressee(envelope) {
+        Ok(_) if fates.is_empty() => Err("the sender wants no such notices"),
+        to => to,
     };
-    Notice { envelope, content: content.into() }
+    let to = match to {
+        Ok(to) => to,
+        Err(why) => {
+            core.note(&Event::NotNotified { id: envelope.id, why });
+            return None;
+        }
+    };
+    let original = match load(core, envelope.id, content).await {
+        Loaded::Content(content) => notice::beginning(envelope, &content).await,
+        // The sender is told all the same, without the header.
+        Loaded::Later(_) | Loaded::Damaged => None,
+    };
+    let rules = core.inquiry.rules();
+    let (id, now) = (core.spool.mint(), core.clock.now());
+    let reporting = notice::Reporting { hostname: &rules.hostname, id, now };
+    Some((to, notice::write(reporting, to, envelope, &fates, original.as_deref())))
 }
 
-/// As much of a message as a notice may return.
-async fn beginning(content: Content) -> Vec<u8> {
-    let mut bytes = content.head.to_vec();
-    let mut body = content.body.reader();
-    while bytes.len() <= notice::RETURN_LIMIT_BYTES {
-        match body.next().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) | Err(_) => break,
+/// A notice causes no notice, but one that the next hop cannot take for its form goes once more in a form
+/// that every hop takes (RFC 6533 §3).
+async fn narrowed<'a>(
+    core: &Arc<Core>,
+    envelope: &'a Arc<Envelope>,
+    news: &[News],
+    content: Option<Content>,
+) -> Option<(&'a Address, Notice)> {
+    let failed = news.iter().find(|news| news.action == Action::Failed)?;
+    if failed.reply.is_about_form()
+        && let Loaded::Content(content) = load(core, envelope.id, content).await
+        && let Some(content) = notice::whole(&content).await
+    {
+        let rules = core.inquiry.rules();
+        let (id, now) = (core.spool.mint(), core.clock.now());
+        let reporting = notice::Reporting { hostname: &rules.hostname, id, now };
+        let to = &envelope.recipients[failed.index as usize].address;
+        if let Some(notice) = notice::narrow(reporting, to, &content) {
+            return Some((to, notice));
         }
     }
-    bytes
+    core.note(&Event::NotNotified { id: envelope.id, why: "the sender is null" });
+    None
 }

@@ -35,6 +35,11 @@ impl Job {
         self.envelope.id
     }
 
+    /// When an attempt last ended without a final answer.
+    pub(super) fn attempted_at(&self) -> Option<Timestamp> {
+        (self.attempts > 0).then(|| self.next_attempt.minus(self.interval))
+    }
+
     pub(super) fn priority(&self) -> Priority {
         match self.envelope.transport {
             Transport::Notice => Priority::Low,

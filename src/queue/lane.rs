@@ -42,6 +42,7 @@ pub(super) struct Late {
     pub(super) recipients: Vec<u32>,
     pub(super) progress: RecipientProgress,
     pub(super) last: Option<RemoteReply>,
+    pub(super) attempted_at: Option<Timestamp>,
 }
 
 impl Late {
@@ -51,6 +52,7 @@ impl Late {
             recipients: job.recipients.clone(),
             progress: super::progress_of(job),
             last: job.last.clone(),
+            attempted_at: job.attempted_at(),
         }
     }
 }
@@ -146,6 +148,7 @@ impl Lane {
 
     /// A job that may be tried as soon as the road is open.
     pub(super) fn add(&mut self, job: Job) {
+        self.look_again(&job);
         let id = job.id();
         // The same message may come twice, by two of its recipients: one transaction serves both.
         match self.ready.remove(&id) {
@@ -161,6 +164,7 @@ impl Lane {
 
     /// A job that waits until its own next attempt.
     pub(super) fn add_waiting(&mut self, mut job: Job) {
+        self.look_again(&job);
         let id = job.id();
         if let Some(there) = self.take_waiting(id) {
             let next_attempt = job.next_attempt.max(there.next_attempt);
@@ -175,6 +179,13 @@ impl Lane {
             self.unreached.insert(id);
         }
         self.waiting.insert(id, Box::new(job));
+    }
+
+    /// One that was elsewhere while those of its age were looked at: its sender may still have to be told.
+    fn look_again(&mut self, job: &Job) {
+        if !job.delay_notified && job.id() <= self.late_up_to {
+            self.late_up_to = MessageId::from_raw(job.id().raw().saturating_sub(1));
+        }
     }
 
     /// A waiting job is looked at when it is due or expires, whichever is first.
@@ -778,6 +789,18 @@ mod tests {
         assert!(lane.next_wake().is_some_and(|wake| wake <= at(late)));
         let told: Vec<u64> = lane.take_late(at(late)).iter().map(|late| late.envelope.id.raw()).collect();
         assert_eq!(told, [1, 2]);
+        assert!(lane.take_late(at(late + 1)).is_empty());
+    }
+
+    #[test]
+    fn a_late_message_that_was_with_a_worker_is_told_of_when_it_is_back() {
+        let mut lane = filled(2);
+        let first = lane.take(at(0)).expect("ready");
+        let late = 4 * 60 * 60;
+        assert_eq!(lane.take_late(at(late)).len(), 1);
+        lane.settle(first.id(), Some(first), Health::Unreached, None, at(late));
+        let told: Vec<u64> = lane.take_late(at(late)).iter().map(|late| late.envelope.id.raw()).collect();
+        assert_eq!(told, [1]);
         assert!(lane.take_late(at(late + 1)).is_empty());
     }
 

@@ -6,6 +6,8 @@
 mod event;
 mod log;
 mod metrics;
+mod parts;
+mod meaning;
 pub mod notice;
 
 pub use event::{Event, Parting, Relay};

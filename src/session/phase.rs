@@ -15,6 +15,7 @@ use crate::smtp::body::{BodyFault, BodyRules, BodySummary, Form};
 use crate::smtp::command::{Command, CommandError, MailFrom, RcptTo, RecipientPath};
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{Answer, Detail, Reply};
+use crate::smtp::xtext;
 
 /// One inbound conversation.
 #[derive(Debug)]
@@ -402,8 +403,15 @@ impl Session {
         if open.recipients.len() >= self.terms.limits.recipients_per_message {
             return self.stay(Phase::Envelope(open), Reply::TooManyRecipients);
         }
+        // Who puts another address in its place says what it was. RFC 3461 §5.2.1
+        let orcpt = match (&rcpt.path, rcpt.orcpt) {
+            (RecipientPath::Postmaster, None) => {
+                Some(format!("rfc822;postmaster@{}", xtext::encode(&self.terms.hostname)))
+            }
+            (RecipientPath::Postmaster | RecipientPath::Address(_), orcpt) => orcpt,
+        };
         let question = Question::Recipient { path: rcpt.path, region_so_far: open.region };
-        let particulars = Particulars { notify: rcpt.notify, orcpt: rcpt.orcpt };
+        let particulars = Particulars { notify: rcpt.notify, orcpt };
         self.phase = Phase::AskingRecipient(open, Box::new(particulars));
         Action::Judge(question)
     }

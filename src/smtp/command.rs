@@ -3,6 +3,7 @@
 //! Owns the grammar of command lines (RFC 5321 §4.1, with SIZE, 8BITMIME, BINARYMIME, CHUNKING, SMTPUTF8
 //! and DSN). `line` cuts the lines; whether a command is allowed now is `session`'s to say.
 
+use super::xtext::{self, is_xtext};
 use crate::mail::{Address, BodyType, Domain, Notify, Ret, Sender};
 
 /// RFC 3461 §4.4 and §4.2: longest ENVID and ORCPT, still encoded.
@@ -319,10 +320,9 @@ fn notify(value: Option<&str>) -> Result<Notify, CommandError> {
 fn orcpt(value: Option<&str>) -> Result<String, CommandError> {
     let value = value.ok_or(CommandError::BadParameter)?;
     let (kind, address) = value.split_once(';').ok_or(CommandError::BadParameter)?;
-    let kind_is_atom =
-        !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let address_is_fine = if kind.eq_ignore_ascii_case("utf-8") {
-        !address.is_empty() && !address.contains('=')
+    let kind_is_atom = !kind.is_empty() && kind.bytes().all(xtext::is_atom);
+    let address_is_fine = if kind.eq_ignore_ascii_case(xtext::UTF8) {
+        xtext::decode_address(address).is_some()
     } else {
         !address.is_empty() && is_xtext(address)
     };
@@ -331,36 +331,6 @@ fn orcpt(value: Option<&str>) -> Result<String, CommandError> {
         Ok(value.to_owned())
     } else {
         Err(CommandError::BadParameter)
-    }
-}
-
-/// RFC 3461 §4: printable ASCII, with `+XX` for the rest. What it encodes must be printable too: it ends up
-/// in header fields of notices, where a line break would begin a field of the sender's choice.
-fn is_xtext(value: &str) -> bool {
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => {
-                let (Some(high), Some(low)) = (bytes.next().and_then(hex), bytes.next().and_then(hex)) else {
-                    return false;
-                };
-                if !matches!(high * 16 + low, b' '..=b'~') {
-                    return false;
-                }
-            }
-            b'=' => return false,
-            b'!'..=b'~' => {}
-            _ => return false,
-        }
-    }
-    true
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
     }
 }
 
@@ -506,22 +476,57 @@ mod tests {
     }
 
     #[test]
-    fn xtext_hides_no_control_characters() {
-        for (text, fine) in [
-            ("abc", true),
-            ("+2B+3D", true),
-            ("+20", true),
-            ("a=b", false),
-            ("a b", false),
-            ("+2b", false),
-            ("+2", false),
-            ("+", false),
-            ("+0D+0A", false),
-            ("+7F", false),
-            ("+C3", false),
-            ("\u{e9}", false),
+    fn the_dsn_parameters_are_those_of_rfc_3461_and_6533() {
+        let long = |octets: usize| "x".repeat(octets);
+        for (parameter, fine) in [
+            ("NOTIFY=NEVER", true),
+            ("NOTIFY=success,failure,delay", true),
+            ("NOTIFY=NEVER,SUCCESS", false),
+            ("NOTIFY=SUCCESS,NEVER", false),
+            ("NOTIFY=SUCCESS,SUCCESS", false),
+            ("NOTIFY=SUCCESS,", false),
+            ("NOTIFY=", false),
+            ("NOTIFY", false),
+            ("NOTIFY=ALWAYS", false),
+            ("ORCPT=rfc822;anna+2Btag@contoso.com", true),
+            ("ORCPT=X400;/S=3D", false),
+            ("ORCPT=x_y!z;anna", true),
+            ("ORCPT=rfc822", false),
+            ("ORCPT=;anna", false),
+            ("ORCPT=rfc822;", false),
+            ("ORCPT=rfc 822;anna", false),
+            ("ORCPT=rfc822;anna+", false),
+            ("ORCPT=rfc822;anna+0D+0AX-Field:", false),
+            ("ORCPT=rfc822;j\u{fc}rgen@contoso.com", false),
+            ("ORCPT=utf-8;j\u{fc}rgen@contoso.com", true),
+            ("ORCPT=utf-8;j\\x{FC}rgen@contoso.com", true),
+            ("ORCPT=UTF-8;a\\x{2B}b@contoso.com", true),
+            ("ORCPT=utf-8;a+b@contoso.com", false),
+            ("ORCPT=utf-8;a\\b@contoso.com", false),
+            ("ORCPT=utf-8;a\\x{}@contoso.com", false),
+            ("ORCPT=utf-8;a\\x{D800}@contoso.com", false),
+            ("ORCPT=utf-8;a\\x{85}@contoso.com", false),
+            ("ORCPT=utf-8;", false),
+            (&format!("ORCPT=rfc822;{}", long(493)), true),
+            (&format!("ORCPT=rfc822;{}", long(494)), false),
         ] {
-            assert_eq!(is_xtext(text), fine, "{text}");
+            let read = rcpt(&format!("RCPT TO:<a@b.example> {parameter}"));
+            let expected = if fine { Ok(()) } else { Err(CommandError::BadParameter) };
+            assert_eq!(read.map(|_| ()), expected, "{parameter}");
+        }
+        for (parameter, fine) in [
+            ("RET=FULL ENVID=QQ314159", true),
+            ("RET=BODY", false),
+            ("RET", false),
+            ("ENVID=", false),
+            ("ENVID=a+20b", true),
+            ("ENVID=a+09b", false),
+            (&format!("ENVID={}", long(100)), true),
+            (&format!("ENVID={}", long(101)), false),
+        ] {
+            let read = mail(&format!("MAIL FROM:<a@b.example> {parameter}"));
+            let expected = if fine { Ok(()) } else { Err(CommandError::BadParameter) };
+            assert_eq!(read.map(|_| ()), expected, "{parameter}");
         }
     }
 

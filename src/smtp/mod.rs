@@ -4,6 +4,7 @@
 //! nothing. `mail` comes before; `net`, `session` and `delivery` speak with these words.
 
 pub mod line;
+pub mod xtext;
 pub mod command;
 pub mod reply;
 pub mod extension;

@@ -161,7 +161,7 @@ impl Draft {
     /// Stores the message. 250 may be said only after this returns `Ok`. `head` is the header lines we
     /// add; they go in front of the body. The envelope gets this draft's id.
     pub async fn commit(self, envelope: Envelope, head: Vec<u8>) -> Result<Accepted, NotStored> {
-        self.store(envelope, head, None).await
+        self.store(envelope, head, Kind::Message, None).await
     }
 
     /// The same for a notice, with the outcome of the message that caused it.
@@ -171,13 +171,19 @@ impl Draft {
         cause: MessageId,
         changes: Vec<(u32, RecipientProgress)>,
     ) -> Result<Accepted, NotStored> {
-        self.store(envelope, Vec::new(), Some(Cause { id: cause, changes })).await
+        self.store(envelope, Vec::new(), Kind::Notice, Some(Cause { id: cause, changes })).await
+    }
+
+    /// The same for a notice about a message that was never here.
+    pub(super) async fn commit_lone_notice(self, envelope: Envelope) -> Result<Accepted, NotStored> {
+        self.store(envelope, Vec::new(), Kind::Notice, None).await
     }
 
     async fn store(
         mut self,
         mut envelope: Envelope,
         head: Vec<u8>,
+        kind: Kind,
         cause: Option<Cause>,
     ) -> Result<Accepted, NotStored> {
         assert!(!envelope.recipients.is_empty(), "a message has at least one recipient");
@@ -202,7 +208,6 @@ impl Draft {
         content_crc.update(&body);
         let envelope = Arc::new(envelope);
         let note = cause.as_ref().map(|cause| Note::progress(cause.id, &cause.changes));
-        let kind = if cause.is_some() { Kind::Notice } else { Kind::Message };
         let meta = MessageMeta {
             envelope: envelope.clone(),
             progress: Vec::new(),

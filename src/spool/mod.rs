@@ -127,7 +127,7 @@ pub struct Accepted {
 }
 
 /// A delivery status notification about to enter. `Spool::mint` gives its envelope an id.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     pub envelope: Envelope,
     pub content: Bytes,
@@ -306,6 +306,13 @@ impl Spool {
         let mut draft = Draft::new(self.inner.clone(), notice.envelope.id);
         draft.push(&notice.content);
         draft.commit_notice(notice.envelope, id, changes).await
+    }
+
+    /// Stores a notice about a message that went through without being stored.
+    pub async fn store_notice(&self, notice: Notice) -> Result<Accepted, NotStored> {
+        let mut draft = Draft::new(self.inner.clone(), notice.envelope.id);
+        draft.push(&notice.content);
+        draft.commit_lone_notice(notice.envelope).await
     }
 
     /// Reads a message and checks every byte of it. Damage quarantines it.
