@@ -400,7 +400,7 @@ fn words_for_people(
     let mut out = String::with_capacity(1024);
     put(&mut out, &format!("This is the mail system of {}.", reporting.hostname));
     put(&mut out, "");
-    if let Some(subject) = original.and_then(|original| subject_of(original)) {
+    if let Some(subject) = original.and_then(subject_of) {
         put_words(&mut out, "", &format!("It is about your message \"{subject}\"."));
         put(&mut out, "");
     }
