@@ -56,6 +56,8 @@ fn session(criterion: &mut Criterion) {
                 address: address("anna@contoso.com"),
                 domain: domain("contoso.com"),
                 ingress: None,
+                mailbox: None,
+                tenant: None,
             };
             black_box(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))));
             black_box(session.on(Input::Line(b"RSET")));
@@ -102,6 +104,7 @@ fn inquiry(users: usize) -> Inquiry {
         accept_ipv6: false,
         reject_direct_send: false,
         route_all_via_on_premises: false,
+        messages_per_minute: None,
         inbound_connectors: Vec::new(),
         outbound_connectors: Vec::new(),
     });

@@ -232,6 +232,8 @@ fn admit(path: RecipientPath) -> Result<Admitted, Reason> {
             domain: Domain::parse("contoso.com").expect("a domain"),
             ingress: Region::parse("EUR"),
             address,
+            mailbox: None,
+            tenant: None,
         }),
         "contoso.com" => Err(Reason::UnknownRecipient),
         "fabrikam.com" => Err(Reason::WrongRegion),

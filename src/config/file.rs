@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Headers;
+use super::limits;
 use super::settings::*;
 use crate::document::{Entry, Page, Section};
 use crate::mail::{Domain, Region, Regions, TlsLevel};
@@ -43,7 +44,6 @@ pub(super) enum NamedFile<'p> {
     },
 }
 
-const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -77,7 +77,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         dns: super::dns::read(&top, base, &mut files),
         routing: routing(&top),
         queue: queue(&top),
-        limits: limits(&top),
+        limits: limits::read(&top),
         deadlines: deadlines(&top),
         spool: spool(&top),
         wire: wire(&top),
@@ -447,33 +447,6 @@ fn note_shrinking(section: &Section<'_>, given: &[(Entry<'_>, Duration)], max_in
             "is shorter than the last of first_intervals",
             "intervals that never shrink",
         );
-    }
-}
-
-fn limits(top: &Section<'_>) -> Limits {
-    const KIB: u64 = 1 << 10;
-    const MIB: u64 = 1 << 20;
-    const GIB: u64 = 1 << 30;
-    let section = top.section("limits");
-    let default = Limits::default();
-    let count = |key, default, most| section.read_or(key, default, |entry: &Entry<'_>| entry.count(1..=most));
-    Limits {
-        message_size: section
-            .read_or("message_size", default.message_size, |entry| entry.size(KIB..=4 * GIB)),
-        recipients_per_message: count("recipients_per_message", default.recipients_per_message, 100_000),
-        recipients_per_domain: count("recipients_per_domain", default.recipients_per_domain, 100_000),
-        connections: count("connections", default.connections, 1_000_000),
-        connections_per_ip: count("connections_per_ip", default.connections_per_ip, 1_000_000),
-        per_recipient_per_hour: section.read_or(
-            "per_recipient_per_hour",
-            default.per_recipient_per_hour,
-            |entry| entry.integer(0..=1_000_000_000),
-        ),
-        hops: count("hops", default.hops, 1_000),
-        faults: count("faults", default.faults, 10_000),
-        session_age: section
-            .read_or("session_age", default.session_age, |entry| entry.duration(SECOND..=DAY)),
-        memory: section.read_or("memory", default.memory, |entry| entry.size(32 * MIB..=1024 * GIB)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! configuration and its directory are given at once; nothing starts half-configured.
 
 mod settings;
+mod limits;
 mod file;
 mod certificate;
 mod headers;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use dns::Dns;
 use file::NamedFile;
 pub use headers::Headers;
+pub use limits::Limits;
 pub use settings::*;
 pub use show::{show, show_json};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Dns, Headers};
+use super::{Dns, Headers, Limits};
 use crate::mail::{Address, Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
@@ -234,46 +234,6 @@ impl Default for Queue {
             messages_per_connection: 1000,
             idle_connection: seconds(10),
             max_messages: 1_000_000,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Rules 54 and 55.
-    pub message_size: u64,
-    /// Rule 56.
-    pub recipients_per_message: usize,
-    pub recipients_per_domain: usize,
-    /// Rule 59; /64 for IPv6.
-    pub connections: usize,
-    pub connections_per_ip: usize,
-    /// Rule 58; 0 is off.
-    pub per_recipient_per_hour: u64,
-    /// Rule 57: Received fields.
-    pub hops: usize,
-    /// Refused commands in one session before it is closed.
-    pub faults: usize,
-    /// Rule 65.
-    pub session_age: Duration,
-    /// Resident memory above which MAIL is refused for now (rule 60).
-    pub memory: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            message_size: 150 * MIB,
-            recipients_per_message: 500,
-            recipients_per_domain: 200,
-            connections: 10_000,
-            connections_per_ip: 100,
-            per_recipient_per_hour: 3600,
-            // RFC 5321 §6.3: "normally at least 100".
-            hops: 100,
-            faults: 20,
-            session_age: minutes(20),
-            memory: 1024 * MIB,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use super::limits;
 use super::settings::*;
 use crate::document::{show_duration, show_size};
 use crate::mail::TlsLevel;
@@ -52,7 +53,7 @@ pub fn show(settings: &Settings) -> String {
     page.key("propagation_window", duration(*propagation_window));
     page.key("transit", text(transit_word(*transit)));
     show_queue(&mut page, &settings.queue);
-    show_limits(&mut page, &settings.limits);
+    limits::show(&mut page, &settings.limits);
     show_deadlines(&mut page, &settings.deadlines);
     let Spool { segment_size, large_body, draft_size, draft_memory, min_free } = &settings.spool;
     page.section("spool");
@@ -142,35 +143,6 @@ fn show_queue(page: &mut Page, queue: &Queue) {
     page.key("messages_per_connection", count(*messages_per_connection));
     page.key("idle_connection", duration(*idle_connection));
     page.key("max_messages", count(*max_messages));
-}
-
-fn show_limits(page: &mut Page, limits: &Limits) {
-    let Limits {
-        message_size,
-        recipients_per_message,
-        recipients_per_domain,
-        connections,
-        connections_per_ip,
-        per_recipient_per_hour,
-        hops,
-        faults,
-        session_age,
-        memory,
-    } = limits;
-    page.section("limits");
-    page.key("message_size", size(*message_size));
-    page.key("recipients_per_message", count(*recipients_per_message));
-    page.key("recipients_per_domain", count(*recipients_per_domain));
-    page.key("connections", count(*connections));
-    page.key("connections_per_ip", count(*connections_per_ip));
-    page.key(
-        "per_recipient_per_hour",
-        Value::Integer(i64::try_from(*per_recipient_per_hour).unwrap_or(i64::MAX)),
-    );
-    page.key("hops", count(*hops));
-    page.key("faults", count(*faults));
-    page.key("session_age", duration(*session_age));
-    page.key("memory", size(*memory));
 }
 
 fn show_deadlines(page: &mut Page, deadlines: &Deadlines) {

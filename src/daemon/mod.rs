@@ -29,6 +29,7 @@ use crate::directory::Directory;
 use crate::dns::{Resolver, Validation};
 use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
+use crate::limits::Limits;
 use crate::listener::{Admission, Entrance, Listener, Shared};
 use crate::net::{ClientTls, Roots};
 use crate::queue::Queue;
@@ -129,6 +130,7 @@ impl Daemon {
         let (draining, drain_watch) = watch::channel(false);
         let ceilings = watch::Sender::new(settings::ceilings(&settings));
         let limits = &settings.limits;
+        let limits_in_force = Arc::new(Limits::new(settings::limits(&settings), limits.counters));
         let shared = Arc::new(Shared {
             inquiry: inquiry.clone(),
             spool: spool.clone(),
@@ -139,7 +141,8 @@ impl Daemon {
             arrivals,
             pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
             draining: drain_watch.clone(),
-            admission: Admission::new(limits.connections, limits.connections_per_ip),
+            admission: Admission::new(limits.connections),
+            limits: limits_in_force,
             reporter: reporter.clone(),
             clock,
         });
@@ -288,7 +291,7 @@ impl Daemon {
         self.shared.inline.replace(settings::inline(&settings, &services));
         self.shared.texts.store(Arc::new(texts));
         self.shared.firewall.store(Arc::new(settings::firewall(&settings)));
-        self.shared.admission.set_limit_per_network(settings.limits.connections_per_ip);
+        self.shared.limits.replace(settings::limits(&settings));
         self.ceilings.send_replace(settings::ceilings(&settings));
         for entrance in &self.entrances {
             let listener = settings.listeners.iter().find(|listener| *listener.name == *entrance.name);
@@ -311,6 +314,7 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("[admin]", old.admin != new.admin),
         ("[log]", old.log != new.log),
         ("limits.connections", old.limits.connections != new.limits.connections),
+        ("limits.counters", old.limits.counters != new.limits.counters),
     ];
     changed
         .into_iter()

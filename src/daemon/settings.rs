@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Settings};
 use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
+use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
 use crate::mail::firewall::{FieldPattern, Firewall};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
@@ -142,6 +143,36 @@ fn terms(settings: &Settings, listener: &config::Listener) -> Terms {
             body_patience: settings.deadlines.data,
             session_age: limits.session_age,
         },
+    }
+}
+
+pub(super) fn limits(settings: &Settings) -> limits::Terms {
+    let chosen = &settings.limits;
+    let default = config::Limits::default();
+    // What nobody chose does not hold for clients of this machine (section 6).
+    let rate = |limit: u64, default: u64| Rate { limit, spares_loopback: limit == default };
+    limits::Terms {
+        exempt: chosen.exempt.clone(),
+        connections_per_ip: chosen.connections_per_ip,
+        connections_per_ip_per_minute: rate(
+            chosen.connections_per_ip_per_minute,
+            default.connections_per_ip_per_minute,
+        ),
+        messages_per_ip_per_minute: rate(
+            chosen.messages_per_ip_per_minute,
+            default.messages_per_ip_per_minute,
+        ),
+        unknown_recipients_per_ip_per_minute: rate(
+            chosen.unknown_recipients_per_ip_per_minute,
+            default.unknown_recipients_per_ip_per_minute,
+        ),
+        tarpit: chosen.tarpit,
+        per_recipient_per_hour: rate(chosen.per_recipient_per_hour, default.per_recipient_per_hour),
+        per_sender_recipient_per_hour: rate(
+            chosen.per_sender_recipient_per_hour,
+            default.per_sender_recipient_per_hour,
+        ),
+        per_tenant_per_minute: rate(chosen.per_tenant_per_minute, default.per_tenant_per_minute),
     }
 }
 

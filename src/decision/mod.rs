@@ -21,7 +21,10 @@ pub use restriction::{decide_partner, decide_sender};
 pub use rules::{MixedRegions, Otherwise, Rules};
 pub use trail::{Step, Trail};
 
-use crate::mail::{Address, Domain, Region};
+use std::sync::Arc;
+
+use crate::limits::Limit;
+use crate::mail::{Address, Domain, Region, Tenant};
 
 /// Why something was not accepted. Knows nothing of numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub enum Reason {
     NoRoute,
     /// Rule 60: disk or memory pressure at MAIL FROM.
     InsufficientResources,
+    /// Rules 58 and 59, and what else `[limits]` counts.
+    Limited(Limit),
 }
 
 impl Reason {
@@ -77,6 +82,7 @@ impl Reason {
             Self::Overloaded => "overloaded",
             Self::NoRoute => "no-route",
             Self::InsufficientResources => "insufficient-resources",
+            Self::Limited(limit) => limit.word(),
         }
     }
 
@@ -96,7 +102,30 @@ impl Reason {
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute
-            | Self::InsufficientResources => false,
+            | Self::InsufficientResources
+            | Self::Limited(_) => false,
+        }
+    }
+
+    /// The limit of `[limits]` that it is about.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Limited(limit) => Some(*limit),
+            Self::RelayDenied
+            | Self::UnknownRecipient
+            | Self::SendingDisabled
+            | Self::WrongRegion
+            | Self::MixedRegions
+            | Self::PartnerRestricted
+            | Self::DirectSendForbidden
+            | Self::TlsNeeded
+            | Self::ComesAlone
+            | Self::NoSubscription
+            | Self::DomainLookupFailed
+            | Self::RecipientLookupFailed
+            | Self::Overloaded
+            | Self::NoRoute
+            | Self::InsufficientResources => None,
         }
     }
 }
@@ -110,6 +139,10 @@ pub struct Admitted {
     pub domain: Domain,
     /// The ingress region of its domain; `None` for a domain that nobody here hosts (originating mail).
     pub ingress: Option<Region>,
+    /// The mailbox's primary address, where it has one: its aliases count together (rule 58).
+    pub mailbox: Option<Address>,
+    /// Whose mail it is: the recipient's tenant, or the client's own for a domain that nobody here hosts.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 #[cfg(test)]

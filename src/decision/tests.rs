@@ -61,6 +61,7 @@ fn tenant(default: &str, allowed: &[&str]) -> Tenant {
         accept_ipv6: false,
         reject_direct_send: false,
         route_all_via_on_premises: false,
+        messages_per_minute: None,
         inbound_connectors: Vec::new(),
         outbound_connectors: Vec::new(),
     }

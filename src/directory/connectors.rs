@@ -121,6 +121,7 @@ mod tests {
                 accept_ipv6: false,
                 reject_direct_send: false,
                 route_all_via_on_premises: false,
+                messages_per_minute: None,
                 inbound_connectors,
                 outbound_connectors: Vec::new(),
             }));

@@ -104,6 +104,7 @@ fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
         accept_ipv6: section.read_or("accept_ipv6", false, Entry::flag),
         reject_direct_send: section.read_or("reject_direct_send", false, Entry::flag),
         route_all_via_on_premises,
+        messages_per_minute: section.read("messages_per_minute", |entry| entry.integer(0..=1_000_000_000)),
         inbound_connectors,
         outbound_connectors,
     }

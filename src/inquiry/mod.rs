@@ -151,15 +151,16 @@ impl Inquiry {
         {
             let place = own_store(rules, trail)?;
             let domain = address.domain().clone();
-            return Ok((Admitted { address, domain, ingress: None }, place));
+            let admitted = Admitted { address, domain, ingress: None, mailbox: None, tenant: None };
+            return Ok((admitted, place));
         }
-        let (entry, place) = self.decide(rules, &address, circumstances, trail).await?;
-        let ingress = match &entry {
-            Entry::Hosted { ingress, .. } => Some(*ingress),
-            Entry::Foreign => None,
+        let (entry, mailbox, place) = self.decide(rules, &address, circumstances, trail).await?;
+        let (ingress, tenant) = match &entry {
+            Entry::Hosted { domain, ingress } => (Some(*ingress), Some(domain.tenant.clone())),
+            Entry::Foreign => (None, circumstances.attribution.tenant().cloned()),
         };
         let domain = address.domain().clone();
-        Ok((Admitted { address, domain, ingress }, place))
+        Ok((Admitted { address, domain, ingress, mailbox, tenant }, place))
     }
 
     async fn decide(
@@ -168,7 +169,7 @@ impl Inquiry {
         address: &Address,
         circumstances: &Circumstances<'_>,
         trail: &mut Trail,
-    ) -> Result<(Entry, Place), Refused> {
+    ) -> Result<(Entry, Option<Address>, Place), Refused> {
         let domain = match circumstances.door {
             Door::Regular => self.domain(address.domain()).await,
             // Rule 11 refuses whatever the domain: nothing is looked up.
@@ -198,7 +199,7 @@ impl Inquiry {
         };
         let place = decide_home(rules, &entry, address, user.as_ref(), circumstances.attribution, trail)
             .map_err(refused)?;
-        Ok((entry, place))
+        Ok((entry, user.found().map(|user| user.primary), place))
     }
 
     /// Where a recipient of a message that is already ours goes on (rule 89).

@@ -5,13 +5,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Timestamp;
-use crate::decision::{Attribution, Otherwise, Reason, Rules, Trail};
+use crate::decision::{Admitted, Attribution, Otherwise, Reason, Rules, Trail};
 use crate::delivery::{Opening, Taken, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
+use crate::limits::{self, Addressed, Candour, Client, Due, Limit, Owner};
 use crate::mail::firewall::{Screen, Trust};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Recipient, RemoteReply, Sender, SessionId, Status,
@@ -60,6 +62,13 @@ pub(super) struct Connection {
     /// A transaction keeps the rules that it began with.
     rules: Arc<Rules>,
     attribution: Attribution,
+    client: Client,
+    /// As of this transaction.
+    limits: Arc<limits::Terms>,
+    /// Whether the client has said anything: who did not has cost nothing.
+    has_spoken: bool,
+    /// Of the recipients accepted so far, for when the message is.
+    dues: Vec<Due>,
     hops: Hops,
     draft: Option<Draft>,
     /// The message goes on while it comes in.
@@ -88,7 +97,13 @@ struct Told {
 }
 
 impl Connection {
-    pub(super) fn new(id: SessionId, peer: Peer, entrance: Entrance, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        id: SessionId,
+        peer: Peer,
+        client: Client,
+        entrance: Entrance,
+        shared: Arc<Shared>,
+    ) -> Self {
         let conditions = entrance.conditions.load();
         let terms = conditions.terms_for(peer.ip);
         let patience = conditions.patience;
@@ -101,6 +116,10 @@ impl Connection {
             texts: shared.texts.load_full(),
             rules: shared.inquiry.rules(),
             attribution: Attribution::Incoming,
+            client,
+            limits: shared.limits.terms(),
+            has_spoken: false,
+            dues: Vec::new(),
             entrance,
             shared,
             hops: Hops::None,
@@ -148,6 +167,8 @@ impl Connection {
     async fn converse(&mut self, mut wire: Wire) -> Result<(), End> {
         if self.terms.tls == TlsOffer::Implicit {
             wire = self.secure(wire).await?;
+            // A handshake costs more than a word.
+            self.note_first_words();
         }
         let mut action = self.session.on(Input::Connected);
         loop {
@@ -180,6 +201,10 @@ impl Connection {
     }
 
     fn say(&mut self, wire: &mut Wire, answer: &Answer) {
+        if let Some(limit) = Limit::of_session(answer.reply) {
+            let peer = self.session.peer();
+            self.shared.reporter.note(&Event::LimitReached { session: self.id, peer, limit });
+        }
         let context = Context { session: self.id, now: self.now() };
         self.words.clear();
         answer.write(&self.texts, context, &mut self.words);
@@ -226,10 +251,20 @@ impl Connection {
                     }
                 }
             };
+            let speaks = !self.has_spoken && !is_farewell(&input);
             let action = self.session.on(input);
             wire.consume(consumed);
+            if speaks {
+                self.note_first_words();
+            }
             return Ok(action);
         }
+    }
+
+    /// Rule 59: who connects and goes again, at once or with QUIT, only looked whether we are there.
+    fn note_first_words(&mut self) {
+        self.has_spoken = true;
+        self.shared.limits.connected(&self.limits, self.client, self.now());
     }
 
     /// Waits for more bytes; for the end of patience, of the session's time, or of the daemon's.
@@ -288,12 +323,14 @@ impl Connection {
         self.rules = self.shared.inquiry.rules();
         self.texts = self.shared.texts.load_full();
         self.hops = Hops::None;
+        self.limits = self.shared.limits.terms();
+        self.dues.clear();
         let pressure = *self.shared.pressure.borrow();
         let attributed = match pressure {
             Pressure::Free => self.attribute(sender).await,
             Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
         };
-        match attributed {
+        match attributed.and_then(|attribution| self.within_rates(attribution)) {
             Ok(attribution) => {
                 self.attribution = attribution;
                 Ok(())
@@ -311,6 +348,17 @@ impl Connection {
         self.shared.inquiry.attribute(&self.rules, peer, sender, door, &mut Trail::off()).await
     }
 
+    /// Rule 59, which does not hold for edges of ours: their mail has entered already (section 6).
+    fn within_rates(&mut self, attribution: Attribution) -> Result<Attribution, Reason> {
+        if matches!(attribution, Attribution::PeerEdge(_)) && !self.client.is_spared() {
+            self.shared.limits.forgive_connection(self.client, self.now());
+            self.client = self.client.spared();
+        }
+        let begun = self.shared.limits.begin_message(&self.limits, self.client, self.now());
+        begun.map_err(Reason::Limited)?;
+        Ok(attribution)
+    }
+
     fn note_sender_refused(&self, sender: &Sender, reason: &Reason) {
         self.shared.reporter.note(&Event::SenderRefused {
             session: self.id,
@@ -325,10 +373,13 @@ impl Connection {
         &mut self,
         asked: Asked,
         region_so_far: Option<crate::mail::Region>,
-    ) -> Result<crate::decision::Admitted, Reason> {
+    ) -> Result<Admitted, Reason> {
         let overloaded = *self.shared.draining.borrow() || *self.shared.pressure.borrow() != Pressure::Free;
+        let candour = self.shared.limits.candour(&self.limits, self.client, self.now());
         let admitted = if overloaded {
             Err(Reason::Overloaded.into())
+        } else if candour == Candour::NotNow {
+            Err(Reason::Limited(Limit::UnknownRecipientsPerIpPerMinute).into())
         } else {
             let door = self.entrance.door;
             let sender = self.session.envelope().and_then(|open| open.sender.as_ref());
@@ -342,11 +393,16 @@ impl Connection {
             self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut Trail::off()).await
         };
         let joined = admitted.and_then(|(admitted, place)| {
+            let due = self.may_receive(&admitted)?;
             self.hops.join(&place.next_hop, &self.rules, &self.shared.inline)?;
-            Ok((admitted, place))
+            Ok((admitted, place, due))
         });
+        if let Candour::After(tarpit) = candour {
+            self.make_wait(tarpit).await;
+        }
         match joined {
-            Ok((admitted, place)) => {
+            Ok((admitted, place, due)) => {
+                self.dues.extend(Some(due).filter(Due::is_owed));
                 self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
                 Ok(admitted)
             }
@@ -357,12 +413,36 @@ impl Connection {
         }
     }
 
+    /// Rule 58 and the tenant's rate; known last, so that only who exists has one.
+    fn may_receive(&self, admitted: &Admitted) -> Result<Due, Reason> {
+        let nobody = None;
+        let addressed = Addressed {
+            mailbox: admitted.mailbox.as_ref().unwrap_or(&admitted.address),
+            sender: self.session.envelope().map_or(&nobody, |open| &open.sender),
+            tenant: admitted
+                .tenant
+                .as_ref()
+                .map(|tenant| Owner { id: &tenant.id, messages_per_minute: tenant.messages_per_minute }),
+        };
+        let due = self.shared.limits.may_receive(&self.limits, self.client, addressed, self.now());
+        due.map_err(Reason::Limited)
+    }
+
+    /// Holds up this one client, and not the end of the daemon.
+    async fn make_wait(&self, tarpit: Duration) {
+        let mut draining = self.shared.draining.clone();
+        let _ = timeout(tarpit, draining.wait_for(|draining| *draining)).await;
+    }
+
     fn note_refused(&self, asked: &Asked, reason: &Reason, names: Names) {
         let recipient = match (asked, names) {
             (Asked::Mailbox(address), Names::Address) => address.to_string(),
             (Asked::Mailbox(address), Names::DomainOnly) => format!("@{}", address.domain()),
             (Asked::Postmaster, Names::Address | Names::DomainOnly) => "postmaster".to_owned(),
         };
+        if matches!(reason, Reason::UnknownRecipient | Reason::SendingDisabled) {
+            self.shared.limits.guessed_wrong(&self.limits, self.client, self.now());
+        }
         let nobody = None;
         let sender = self.session.envelope().map_or(&nobody, |open| &open.sender);
         self.shared.reporter.note(&Event::RecipientRefused {
@@ -639,6 +719,7 @@ impl Connection {
         let reply = match verdict {
             Verdict::Taken(taken) => {
                 self.messages += 1;
+                self.note_received();
                 self.shared.reporter.note(&Event::Accepted {
                     session: self.id,
                     attribution: &self.attribution,
@@ -750,6 +831,7 @@ impl Connection {
         // 250 is a promise: nothing before this line may be lost. RFC 5321 §4.2.5, rule 66
         let accepted = draft.commit(envelope, head).await.map_err(|error| not_stored_word(&error))?;
         self.messages += 1;
+        self.note_received();
         self.shared.reporter.note(&Event::Accepted {
             session: self.id,
             envelope: &accepted.envelope,
@@ -784,6 +866,12 @@ impl Connection {
         }
     }
 
+    /// Rule 58: only what was accepted counts.
+    fn note_received(&mut self) {
+        self.shared.limits.received(&self.dues, self.now());
+        self.dues.clear();
+    }
+
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
@@ -801,6 +889,10 @@ fn keep_part(draft: &mut Option<Draft>, handover: &mut Option<Handover>, part: &
             original.extend_from_slice(&part[..room]);
         }
     }
+}
+
+fn is_farewell(input: &Input<'_>) -> bool {
+    matches!(input, Input::Line(line) if line.trim_ascii().eq_ignore_ascii_case(b"QUIT"))
 }
 
 fn not_stored_word(error: &spool::NotStored) -> NotStored {

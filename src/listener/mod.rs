@@ -10,6 +10,7 @@ mod proxy;
 
 pub use admission::Admission;
 
+use admission::Slot;
 use connection::Connection;
 
 use std::io;
@@ -25,16 +26,17 @@ use tokio::task::JoinSet;
 
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::decision::Door;
+use crate::decision::{Door, PeerPattern, Reason};
 use crate::delivery::Pool;
 use crate::inquiry::Inquiry;
+use crate::limits::{Client, Limit, Limits};
 use crate::mail::firewall::Firewall;
 use crate::mail::{Peer, SessionId};
 use crate::net::{ServerTls, Wire, within};
 use crate::report::{Event, Reporter};
-use crate::session::Terms;
+use crate::session::{Terms, answer_for};
 use crate::smtp::body::LineEndings;
-use crate::smtp::reply::{Answer, Context, Detail, Reply, Texts};
+use crate::smtp::reply::{Context, Texts};
 use crate::spool::{Accepted, Pressure, Spool};
 
 /// How long a client that is turned away may take to read why.
@@ -56,6 +58,7 @@ pub struct Shared {
     pub pressure: watch::Receiver<Pressure>,
     pub draining: watch::Receiver<bool>,
     pub admission: Admission,
+    pub limits: Arc<Limits>,
     pub reporter: Reporter,
     pub clock: Clock,
 }
@@ -177,7 +180,10 @@ impl Caller {
             match proxy::read_header(&mut wire, conditions.patience.proxy_header).await {
                 Some(proxy::Caller::Client(address)) => self.address = address,
                 // A health check costs nobody's slot and is never counted against anyone.
-                Some(proxy::Caller::Local) => return self.serve(wire).await,
+                Some(proxy::Caller::Local) => {
+                    let client = self.client().spared();
+                    return self.serve(wire, client).await;
+                }
                 None => {
                     let what = format!("{} is to send a PROXY header and did not", self.address);
                     self.shared.reporter.note(&Event::Warning { what: &what });
@@ -185,22 +191,56 @@ impl Caller {
                 }
             }
         }
-        match self.shared.admission.admit(self.address.ip(), room) {
-            Some(_slot) => self.serve(wire).await,
-            None => self.turn_away(wire).await,
+        let client = self.client();
+        match self.admit(client, room) {
+            Ok(_slot) => self.serve(wire, client).await,
+            Err(limit) => self.turn_away(wire, limit).await,
         }
     }
 
-    async fn serve(self, wire: Wire) {
+    fn client(&self) -> Client {
+        Client::new(self.address.ip(), &self.shared.limits.terms())
+    }
+
+    /// Rule 59. An edge of ours that is known by its network is let in whatever it does (section 6).
+    fn admit(&self, client: Client, room: OwnedSemaphorePermit) -> Result<Slot, Limit> {
+        let shared = &self.shared;
+        let terms = shared.limits.terms();
+        let too_often = shared.limits.may_connect(&terms, client, shared.clock.now()).err();
+        if let Some(limit) = too_often.filter(|_| !self.is_edge_of_ours()) {
+            return Err(limit);
+        }
+        let ip = self.address.ip();
+        let limit = if client.is_spared() { usize::MAX } else { terms.connections_per_ip };
+        match shared.admission.admit(ip, limit, room) {
+            Ok(slot) => Ok(slot),
+            Err(room) if self.is_edge_of_ours() => {
+                shared.admission.admit(ip, usize::MAX, room).map_err(|_| Limit::ConnectionsPerIp)
+            }
+            Err(_) => Err(Limit::ConnectionsPerIp),
+        }
+    }
+
+    fn is_edge_of_ours(&self) -> bool {
+        let rules = self.shared.inquiry.rules();
+        let ip = self.address.ip().to_canonical();
+        rules.peers.iter().any(|(_, pattern)| match pattern {
+            PeerPattern::Network(network) => network.contains(&ip),
+            PeerPattern::Certificate(_) => false,
+        })
+    }
+
+    async fn serve(self, wire: Wire, client: Client) {
         let Self { id, address, entrance, shared } = self;
         shared.reporter.note(&Event::Connected { session: id, listener: &entrance.name, peer: address });
-        Connection::new(id, Peer::new(address.ip()), entrance, shared).run(wire).await;
+        Connection::new(id, Peer::new(address.ip()), client, entrance, shared).run(wire).await;
     }
 
     /// Rule 59: told why, then closed.
-    async fn turn_away(self, mut wire: Wire) {
-        let answer = Answer::new(Reply::TooManyConnections, Detail::Ip(self.address.ip().to_canonical()));
-        self.shared.reporter.note(&Event::TurnedAway { peer: self.address, reply: answer.reply.label() });
+    async fn turn_away(self, mut wire: Wire, limit: Limit) {
+        let answer = answer_for(&Reason::Limited(limit), &Peer::new(self.address.ip()));
+        let reply = answer.reply.label();
+        self.shared.reporter.note(&Event::TurnedAway { peer: self.address, limit, reply });
         let mut words = Vec::new();
         let context = Context { session: self.id, now: self.shared.clock.now() };
         answer.write(&self.shared.texts.load(), context, &mut words);

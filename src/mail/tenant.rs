@@ -36,6 +36,8 @@ pub struct Tenant {
     pub accept_ipv6: bool,
     pub reject_direct_send: bool,
     pub route_all_via_on_premises: bool,
+    /// In place of `limits.per_tenant_per_minute`; 0 is off.
+    pub messages_per_minute: Option<u64>,
     pub inbound_connectors: Vec<Arc<InboundConnector>>,
     pub outbound_connectors: Vec<Arc<OutboundConnector>>,
 }

@@ -502,7 +502,8 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         | Reason::MixedRegions
         | Reason::ComesAlone
         | Reason::Overloaded
-        | Reason::InsufficientResources => (Status::new(4, 4, 3), "no way on could be decided"),
+        | Reason::InsufficientResources
+        | Reason::Limited(_) => (Status::new(4, 4, 3), "no way on could be decided"),
     };
     RemoteReply::ours("", status, text)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::decision::{Attribution, Irr, Reason};
+use crate::limits::Limit;
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
@@ -79,7 +80,14 @@ pub enum Event<'a> {
     /// Turned away before a session began (rule 59).
     TurnedAway {
         peer: SocketAddr,
+        limit: Limit,
         reply: &'a str,
+    },
+    /// A limit that the session itself keeps was reached.
+    LimitReached {
+        session: SessionId,
+        peer: &'a Peer,
+        limit: Limit,
     },
     Secured {
         session: SessionId,

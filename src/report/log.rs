@@ -65,7 +65,12 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Connected { session, listener, peer } => {
             tracing::debug!(event = "connected", %session, listener, %peer);
         }
-        Event::TurnedAway { peer, reply } => warn!(event = "turned-away", %peer, reply),
+        Event::TurnedAway { peer, limit, reply } => {
+            warn!(event = "turned-away", %peer, limit = limit.word(), reply);
+        }
+        Event::LimitReached { session, peer, limit } => {
+            info!(event = "limit-reached", %session, ip = %peer.ip, helo = peer.helo, limit = limit.word());
+        }
         Event::Secured { session, tls } => tracing::debug!(
             event = "secured", %session, version = tls.version, cipher = tls.cipher,
             names = tls.verified_names.join(" "),

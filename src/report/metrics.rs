@@ -14,10 +14,16 @@ use prometheus_client::registry::Registry;
 use super::{Event, Relay};
 use crate::decision::Reason;
 use crate::dns;
+use crate::limits::Limit;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -46,6 +52,7 @@ pub struct Metrics {
     inline_relayed: Counter,
     inline_fell_back: Counter,
     refused: Family<ReasonLabel, Counter>,
+    limited: Family<LimitLabel, Counter>,
     recipients: Family<IrrLabel, Counter>,
     outcomes: Family<OutcomeLabel, Counter>,
     destinations_down: Counter,
@@ -83,6 +90,12 @@ impl Default for Metrics {
         let findings = counter("spool_findings", "What a start found damaged in the spool");
         let refused = Family::<ReasonLabel, Counter>::default();
         registry.register("refusals", "MAIL and RCPT refused, by reason", refused.clone());
+        let limited = Family::<LimitLabel, Counter>::default();
+        // Each from the start, so that a rise from nothing is seen.
+        for limit in Limit::ALL {
+            drop(limited.get_or_create(&LimitLabel { limit: limit.word() }));
+        }
+        registry.register("limit_refusals", "What was refused for a limit, by limit", limited.clone());
         let recipients = Family::<IrrLabel, Counter>::default();
         registry.register(
             "recipients_accepted",
@@ -104,6 +117,7 @@ impl Default for Metrics {
             inline_relayed,
             inline_fell_back,
             refused,
+            limited,
             recipients,
             outcomes,
             destinations_down,
@@ -127,9 +141,11 @@ impl Metrics {
             Event::Disconnected { .. } => {
                 self.sessions.fetch_sub(1, Ordering::Relaxed);
             }
-            Event::TurnedAway { .. } => {
+            Event::TurnedAway { limit, .. } => {
                 self.turned_away.inc();
+                self.count_limit(*limit);
             }
+            Event::LimitReached { limit, .. } => self.count_limit(*limit),
             Event::HandshakeFailed { .. } => {
                 self.handshakes_failed.inc();
             }
@@ -190,6 +206,21 @@ impl Metrics {
 
     fn count_refusal(&self, reason: &Reason) {
         self.refused.get_or_create(&ReasonLabel { reason: reason.word() }).inc();
+        if let Some(limit) = reason.limit() {
+            self.count_limit(limit);
+        }
+    }
+
+    fn count_limit(&self, limit: Limit) {
+        self.limited.get_or_create(&LimitLabel { limit: limit.word() }).inc();
+    }
+
+    /// How often each limit has refused something since the start.
+    pub fn limited(&self) -> impl Iterator<Item = (Limit, u64)> {
+        Limit::ALL.into_iter().map(|limit| {
+            let label = LimitLabel { limit: limit.word() };
+            (limit, self.limited.get_or_create(&label).get())
+        })
     }
 
     fn count_outcome(&self, outcome: &'static str) {

@@ -9,7 +9,7 @@ mod refusal;
 
 pub use limits::Limits;
 pub use phase::{OpenEnvelope, Session};
-pub use refusal::reply_for;
+pub use refusal::{answer_for, reply_for};
 
 use crate::decision::{Admitted, Reason};
 use crate::mail::{MessageId, Region, RemoteReply, Sender, TlsFacts};

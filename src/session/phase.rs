@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Action, Chunk, Input, NotStored, NotTaken, Question, ReadBody, Ruling, Terms, TlsOffer, reply_for,
+    Action, Chunk, Input, NotStored, NotTaken, Question, ReadBody, Ruling, Terms, TlsOffer, answer_for,
 };
 use crate::decision::{Admitted, Reason};
 use crate::mail::{Address, BodyType, Domain, Notify, Peer, Recipient, Region, Ret, Sender, TlsFacts};
@@ -397,7 +397,7 @@ impl Session {
             }
             // Before any lookup: 452, so that the client sends the rest later. RFC 5321 §4.5.3.1.10, rule 56
             if open.count_of(address.domain()) >= self.terms.limits.recipients_per_domain {
-                return self.stay(Phase::Envelope(open), Reply::TooManyRecipients);
+                return self.stay(Phase::Envelope(open), Reply::TooManyOfDomain);
             }
         }
         if open.recipients.len() >= self.terms.limits.recipients_per_message {
@@ -454,9 +454,7 @@ impl Session {
             (Phase::AskingSender(open), Ruling::Sender(Ok(()))) => {
                 self.stay(Phase::Envelope(open), Reply::SenderOk)
             }
-            (Phase::AskingSender(_), Ruling::Sender(Err(reason))) => {
-                self.stay(Phase::Ready, reply_for(&reason))
-            }
+            (Phase::AskingSender(_), Ruling::Sender(Err(reason))) => self.decline(Phase::Ready, &reason),
             (Phase::AskingRecipient(open, particulars), Ruling::Recipient(ruling)) => {
                 self.recipient_judged(open, *particulars, ruling)
             }
@@ -464,9 +462,7 @@ impl Session {
                 self.phase = Phase::Storing;
                 Action::Store(open)
             }
-            (Phase::AskingMessage(_), Ruling::Message(Err(reason))) => {
-                self.stay(Phase::Ready, reply_for(&reason))
-            }
+            (Phase::AskingMessage(_), Ruling::Message(Err(reason))) => self.decline(Phase::Ready, &reason),
             (phase, ruling) => panic!("{ruling:?} answers no question of {phase:?}"),
         }
     }
@@ -478,12 +474,12 @@ impl Session {
         ruling: Result<Admitted, Reason>,
     ) -> Action {
         let reply = match ruling {
-            Err(reason) => reply_for(&reason),
+            Err(reason) => return self.decline(Phase::Envelope(open), &reason),
             // An alias that stands for one we have, as `<Postmaster>` may.
             Ok(admitted) if open.has(&admitted.address) => Reply::RecipientOk,
             // The domain that counts may be a parent of the one that was named.
             Ok(admitted) if open.count_of(&admitted.domain) >= self.terms.limits.recipients_per_domain => {
-                Reply::TooManyRecipients
+                Reply::TooManyOfDomain
             }
             Ok(admitted) => {
                 open.add(admitted, particulars);
@@ -560,6 +556,11 @@ impl Session {
     fn stay(&mut self, phase: Phase, reply: Reply) -> Action {
         self.phase = phase;
         Action::Say(reply.into())
+    }
+
+    fn decline(&mut self, phase: Phase, reason: &Reason) -> Action {
+        self.phase = phase;
+        Action::Say(answer_for(reason, &self.peer))
     }
 
     /// A faulty command: it changes nothing, and there may not be many.
@@ -642,7 +643,8 @@ mod tests {
         let domain = address.domain().clone();
         match session.on(Input::Line(line.as_bytes())) {
             Action::Judge(Question::Recipient { .. }) => {
-                let admitted = Admitted { address, domain, ingress: Region::parse(ingress) };
+                let ingress = Region::parse(ingress);
+                let admitted = Admitted { address, domain, ingress, mailbox: None, tenant: None };
                 reply(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))))
             }
             action => reply(action),
@@ -717,7 +719,7 @@ mod tests {
         );
         assert_eq!(
             rcpt(&mut session, "RCPT TO:<b@t.contoso.com>", "b@contoso.com", "EUR"),
-            Reply::TooManyRecipients
+            Reply::TooManyOfDomain
         );
         assert_eq!(session.envelope().expect("a transaction").recipients.len(), 1);
     }

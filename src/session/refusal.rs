@@ -4,7 +4,9 @@
 //! a 5xx (rule 20) can be read off here.
 
 use crate::decision::Reason;
-use crate::smtp::reply::Reply;
+use crate::limits::Limit;
+use crate::mail::Peer;
+use crate::smtp::reply::{Answer, Detail, Reply};
 
 pub fn reply_for(reason: &Reason) -> Reply {
     match reason {
@@ -15,12 +17,41 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::PartnerRestricted => Reply::PartnerRestricted,
         Reason::DirectSendForbidden => Reply::DirectSendForbidden,
         Reason::TlsNeeded => Reply::TlsNeeded,
-        Reason::ComesAlone => Reply::TooManyRecipients,
+        Reason::ComesAlone => Reply::ComesAlone,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,
         Reason::NoRoute => Reply::NoRoute,
         Reason::InsufficientResources => Reply::InsufficientRoom,
+        Reason::Limited(limit) => reply_at(*limit),
+    }
+}
+
+/// With its particulars: what a constant text cannot say.
+pub fn answer_for(reason: &Reason, peer: &Peer) -> Answer {
+    let reply = reply_for(reason);
+    let names_client = reply.entry().text.contains("{ip}");
+    let detail = if names_client { Detail::Ip(peer.ip) } else { Detail::None };
+    Answer::new(reply, detail)
+}
+
+fn reply_at(limit: Limit) -> Reply {
+    match limit {
+        Limit::MessageSize => Reply::TooLarge,
+        Limit::RecipientsPerMessage => Reply::TooManyRecipients,
+        Limit::RecipientsPerDomain => Reply::TooManyOfDomain,
+        Limit::Hops => Reply::TooManyHops,
+        Limit::Faults => Reply::TooManyFaults,
+        Limit::SessionAge => Reply::SessionTooOld,
+        Limit::ConnectionsPerIp => Reply::TooManyConnections,
+        Limit::PerRecipientPerHour => Reply::RecipientTooBusy,
+        Limit::PerSenderRecipientPerHour => Reply::SenderTooEager,
+        // The client can be served later, and on this connection.
+        Limit::ConnectionsPerIpPerMinute
+        | Limit::MessagesPerIpPerMinute
+        | Limit::UnknownRecipientsPerIpPerMinute
+        | Limit::PerTenantPerMinute
+        | Limit::Dnsbl => Reply::ServerBusy,
     }
 }
 
@@ -42,6 +73,21 @@ mod tests {
         }
     }
 
+    /// Rule 59: what passes by itself is no reason for a bounce.
+    #[test]
+    fn only_rule_58_bounces() {
+        for limit in Limit::ALL {
+            let lasting = matches!(
+                limit,
+                Limit::MessageSize
+                    | Limit::Hops
+                    | Limit::PerRecipientPerHour
+                    | Limit::PerSenderRecipientPerHour
+            );
+            assert_eq!(reply_at(limit).is_temporary(), !lasting, "{limit:?}");
+        }
+    }
+
     #[test]
     fn no_reason_is_answered_with_success_or_a_closed_session() {
         for reason in [
@@ -55,6 +101,10 @@ mod tests {
             Reason::TlsNeeded,
             Reason::ComesAlone,
             Reason::NoSubscription,
+            Reason::Limited(Limit::MessagesPerIpPerMinute),
+            Reason::Limited(Limit::PerRecipientPerHour),
+            Reason::Limited(Limit::PerSenderRecipientPerHour),
+            Reason::Limited(Limit::PerTenantPerMinute),
         ] {
             let reply = reply_for(&reason);
             assert!(reply.is_refusal() && !reply.closes(), "{reason:?}");

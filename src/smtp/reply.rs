@@ -98,10 +98,12 @@ catalogue! {
 
     // Limits.
     TooLarge            "too-large"             552 "5.3.4"   "Message size exceeds fixed maximum message size" "rule 55";
-    TooManyRecipients   "too-many-recipients"   452 "4.5.3"   "Too many recipients" "rule 56";
+    TooManyRecipients   "too-many-recipients"   452 "4.5.3"   "Too many recipients" "rule 56: of a message";
+    TooManyOfDomain     "too-many-of-domain"    452 "4.5.3"   "Too many recipients" "rule 56: of one domain";
+    ComesAlone          "comes-alone"           452 "4.5.3"   "Too many recipients" "rule 66: inline relay";
     TooManyHops         "too-many-hops"         554 "5.4.14"  "Hop count exceeded - possible mail loop ATTR34" "rule 57";
-    SenderTooEager      "sender-too-eager"      554 "5.2.121" "The recipient's per hour message receive limit from a specific sender has been exceeded" "rule 58";
-    RecipientTooBusy    "recipient-too-busy"    554 "5.2.122" "The recipient's per hour message receive limit has been exceeded" "rule 58";
+    SenderTooEager      "sender-too-eager"      554 "5.2.121" "The sender has exceeded the limit for the number of messages they can send to this recipient per hour. For more information go to http://go.microsoft.com/fwlink/?LinkId=526653." "rule 58";
+    RecipientTooBusy    "recipient-too-busy"    554 "5.2.122" "The recipient has exceeded their limit for the number of messages they can receive per hour. For more information go to http://go.microsoft.com/fwlink/?LinkId=526653." "rule 58";
     TooManyConnections  "too-many-connections"  451 "4.7.652" "The mail server [{ip}] has exceeded the maximum number of connections." "rule 59";
     ServerBusy          "server-busy"           451 "4.7.500" "Server busy. Please try again later from [{ip}]." "rule 59";
     InsufficientRoom    "insufficient-room"     452 "4.3.1"   "Insufficient system resources" "rule 60";
@@ -556,6 +558,16 @@ mod tests {
             ),
             (Reply::TooLarge.into(), "552 5.3.4 Message size exceeds fixed maximum message size"),
             (Reply::TooManyRecipients.into(), "452 4.5.3 Too many recipients"),
+            (
+                Reply::SenderTooEager.into(),
+                "554 5.2.121 The sender has exceeded the limit for the number of messages they can send to this \
+                 recipient per hour. For more information go to http://go.microsoft.com/fwlink/?LinkId=526653.",
+            ),
+            (
+                Reply::RecipientTooBusy.into(),
+                "554 5.2.122 The recipient has exceeded their limit for the number of messages they can receive \
+                 per hour. For more information go to http://go.microsoft.com/fwlink/?LinkId=526653.",
+            ),
             (Reply::TooManyHops.into(), "554 5.4.14 Hop count exceeded - possible mail loop ATTR34"),
             (
                 Answer::new(Reply::TooManyConnections, v6.clone()),

@@ -240,6 +240,19 @@ impl Edge {
         assert_eq!(reload.code, 0, "{reload:#?}");
     }
 
+    /// The page of metrics, over the admin socket.
+    pub fn metrics(&self) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.state().join("admin.sock"))
+            .expect("the daemon answers");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: landfall\r\nConnection: close\r\n\r\n")
+            .expect("the daemon takes our bytes");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("the page is text");
+        page
+    }
+
     /// Complete messages of a mailbox in this region's Maildir store.
     pub fn mailbox(&self, address: &str) -> Vec<Letter> {
         let (local, domain) = address.split_once('@').expect("a mailbox is an address");

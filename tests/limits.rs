@@ -1,0 +1,389 @@
+//! Limits: rules 55 to 61, 64 and 65 and what else `[limits]` counts, over real sockets.
+//!
+//! Clients of other addresses come by the PROXY protocol, as through a load balancer.
+
+mod world;
+
+use std::time::Duration;
+
+use world::{Builder, CONTOSO, Client, Edge, Stopwatch, holds_for, letter, until};
+
+const OK: &str = "250 2.1.5 Recipient OK";
+const SENDER_OK: &str = "250 2.1.0 Sender OK";
+const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
+const RECIPIENT_BUSY: &str = "554 5.2.122 The recipient has exceeded their limit for the number of messages they can \
+                              receive per hour. For more information go to \
+                              http://go.microsoft.com/fwlink/?LinkId=526653.";
+const SENDER_EAGER: &str = "554 5.2.121 The sender has exceeded the limit for the number of messages they can send \
+                            to this recipient per hour. For more information go to \
+                            http://go.microsoft.com/fwlink/?LinkId=526653.";
+
+/// A second tenant, with a rate of its own.
+const FABRIKAM: &str = r#"
+[[tenant]]
+id = "fabrikam"
+default_region = "EUR"
+messages_per_minute = 1
+
+[[tenant.domain]]
+name = "fabrikam.com"
+
+[[tenant.user]]
+address = "fay@fabrikam.com"
+
+[[tenant.user]]
+address = "finn@fabrikam.com"
+"#;
+
+fn busy(ip: &str) -> String {
+    format!("451 4.7.500 Server busy. Please try again later from [{ip}].")
+}
+
+fn crowded(ip: &str) -> String {
+    format!("451 4.7.652 The mail server [{ip}] has exceeded the maximum number of connections.")
+}
+
+/// An edge behind a load balancer on loopback.
+fn edge(limits: &str) -> Builder {
+    let edge = Edge::builder("EUR").directory(&(CONTOSO.to_owned() + FABRIKAM));
+    let address = edge.address();
+    let listener = format!(
+        "listener = [{{ name = \"mx\", address = [\"{address}\"], tls = \"starttls\", \
+         proxy_protocol_from = [\"127.0.0.0/8\"] }}]\n[limits]\n{limits}"
+    );
+    edge.with(&listener)
+}
+
+/// Connects as a load balancer does for the client at `ip`.
+fn proxied(edge: &Edge, ip: &str) -> Client {
+    let mut client = Client::silent(edge.address);
+    let family = if ip.contains(':') { ("TCP6", "2001:db8::25") } else { ("TCP4", "192.0.2.25") };
+    client.send(format!("PROXY {} {ip} {} 40000 25\r\n", family.0, family.1));
+    client
+}
+
+fn greeted(edge: &Edge, ip: &str) -> Client {
+    let mut client = proxied(edge, ip);
+    let banner = client.reply();
+    assert!(banner.starts_with("220 "), "{banner}");
+    let hello = client.say("EHLO client.example.org");
+    assert!(hello.starts_with("250-"), "{hello}");
+    client
+}
+
+/// A counter of the page of metrics.
+fn metric(edge: &Edge, name: &str) -> u64 {
+    let page = edge.metrics();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().expect("a number")
+}
+
+fn refusals(edge: &Edge, limit: &str) -> u64 {
+    metric(edge, &format!("landfall_limit_refusals_total{{limit=\"{limit}\"}}"))
+}
+
+// ---- rule 58
+
+#[test]
+fn rule_58_a_recipient_in_all() {
+    let edge = edge("per_recipient_per_hour = 3").start();
+    let mut client = greeted(&edge, "192.0.2.1");
+    for sender in ["a@example.org", "b@example.org", ""] {
+        client.deliver(sender, &["anna@contoso.com"], letter("one of three"));
+    }
+    // Whoever sends, from wherever; and the others of the transaction go on.
+    let mut other = greeted(&edge, "198.51.100.7");
+    other.expect("MAIL FROM:<c@example.org>", SENDER_OK);
+    other.expect("RCPT TO:<anna@contoso.com>", RECIPIENT_BUSY);
+    other.expect("RCPT TO:<Anna+tag@contoso.com>", RECIPIENT_BUSY);
+    other.expect("RCPT TO:<ida@contoso.com>", OK);
+    assert!(other.data(letter("to Ida")).starts_with("250 2.6.0 "));
+    // Who does not exist is not told apart by it.
+    other.expect("MAIL FROM:<c@example.org>", SENDER_OK);
+    other.expect("RCPT TO:<nobody@contoso.com>", UNKNOWN);
+    edge.wait_for("anna@contoso.com", 3);
+    edge.wait_for("ida@contoso.com", 1);
+    assert_eq!(refusals(&edge, "per_recipient_per_hour"), 2);
+}
+
+#[test]
+fn rule_58_one_sender_to_one_recipient() {
+    let edge = edge("per_sender_recipient_per_hour = 2").start();
+    let mut client = greeted(&edge, "192.0.2.1");
+    for _ in 0..2 {
+        client.deliver("a@example.org", &["anna@contoso.com"], letter("one of two"));
+    }
+    client.expect("MAIL FROM:<A@EXAMPLE.org>", SENDER_OK);
+    client.expect("RCPT TO:<anna@contoso.com>", SENDER_EAGER);
+    client.expect("RCPT TO:<ida@contoso.com>", OK);
+    client.expect("RSET", "250 2.0.0 Resetting");
+    client.deliver("b@example.org", &["anna@contoso.com"], letter("another sender"));
+    // Nobody in particular sends from <>.
+    for _ in 0..3 {
+        client.deliver("", &["anna@contoso.com"], letter("a notice"));
+    }
+    assert_eq!(refusals(&edge, "per_sender_recipient_per_hour"), 1);
+}
+
+#[test]
+fn rule_58_counts_what_was_accepted_and_nothing_else() {
+    let edge = edge("per_recipient_per_hour = 2\nmessage_size = \"64KiB\"").start();
+    let mut client = greeted(&edge, "192.0.2.1");
+    let large = letter("large") + &"0123456789\r\n".repeat(10_000);
+    for _ in 0..3 {
+        client.envelope("a@example.org", &["anna@contoso.com"]);
+        client.expect("RSET", "250 2.0.0 Resetting");
+        client.envelope("a@example.org", &["anna@contoso.com"]);
+        assert!(client.data(&large).starts_with("552 "));
+    }
+    for _ in 0..2 {
+        client.deliver("a@example.org", &["anna@contoso.com"], letter("counts"));
+    }
+    client.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    client.expect("RCPT TO:<anna@contoso.com>", RECIPIENT_BUSY);
+}
+
+#[test]
+fn rule_58_holds_for_loopback_only_where_it_was_chosen() {
+    let mut edge = Edge::builder("EUR").directory(CONTOSO).start();
+    let mut client = edge.client();
+    for _ in 0..1_300 {
+        client.deliver("a@example.org", &["anna@contoso.com"], letter("at the default"));
+    }
+    // A reload puts a limit in force for the session that is open, and takes it back.
+    edge.configure("[limits]\nper_recipient_per_hour = 1");
+    edge.reload();
+    client.deliver("a@example.org", &["ida@contoso.com"], letter("chosen"));
+    client.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    client.expect("RCPT TO:<ida@contoso.com>", RECIPIENT_BUSY);
+    edge.configure("[limits]\nper_recipient_per_hour = 0");
+    edge.reload();
+    client.expect("RSET", "250 2.0.0 Resetting");
+    client.deliver("a@example.org", &["ida@contoso.com"], letter("off"));
+}
+
+// ---- rule 59
+
+#[test]
+fn rule_59_connections_at_once_of_an_address_and_of_a_64() {
+    let edge = edge("connections_per_ip = 2").start();
+    for (ip, same, other) in [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
+        // An IPv4 client stays one, however its address is written.
+        ("203.0.113.1", "::ffff:203.0.113.1", "203.0.113.2"),
+    ] {
+        let held = [greeted(&edge, ip), greeted(&edge, same)];
+        let shown = same.trim_start_matches("::ffff:").to_owned();
+        let shown = if same.starts_with("::ffff:") { shown } else { same.to_owned() };
+        assert_eq!(proxied(&edge, same).rest(), [crowded(&shown)]);
+        greeted(&edge, other);
+        drop(held);
+        until("the slots to be free again", || {
+            let banner = proxied(&edge, ip).reply();
+            banner.starts_with("220 ").then_some(())
+        });
+    }
+    assert!(refusals(&edge, "connections_per_ip") >= 3);
+    let log = edge.log();
+    let told = log.lines().find(|line| line.contains("\"turned-away\"")).expect("the log tells");
+    assert!(told.contains("\"limit\":\"connections_per_ip\""), "{told}");
+}
+
+#[test]
+fn rule_59_connections_in_a_minute() {
+    let edge = edge("connections_per_ip_per_minute = 3").start();
+    for _ in 0..3 {
+        greeted(&edge, "2001:db8::1");
+    }
+    assert_eq!(proxied(&edge, "2001:db8::2").rest(), [busy("2001:db8::2")]);
+    greeted(&edge, "2001:db8:0:1::1");
+    assert_eq!(refusals(&edge, "connections_per_ip_per_minute"), 1);
+}
+
+#[test]
+fn health_checks_are_never_counted_against_anyone() {
+    let edge = edge("connections_per_ip_per_minute = 3\nconnections_per_ip = 1").start();
+    for _ in 0..20 {
+        // Connects and hangs up.
+        drop(Client::silent(edge.address));
+        // A load balancer on its own behalf, v1 and v2; it may even say something.
+        for local in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+            let mut check = Client::silent(edge.address);
+            check.send(local);
+            assert!(check.reply().starts_with("220 "));
+            check.expect("NOOP", "250 2.0.0 OK");
+        }
+        // A client that goes at once, with a word and without.
+        until("one connection at a time", || {
+            let mut check = proxied(&edge, "192.0.2.1");
+            let banner = check.reply();
+            (banner.starts_with("220 ")).then(|| {
+                check.expect("QUIT", "221 2.0.0 Service closing transmission channel");
+                assert!(check.rest().is_empty());
+            })
+        });
+    }
+    until("the slot to be free", || {
+        let mut client = proxied(&edge, "192.0.2.1");
+        client.reply().starts_with("220 ").then(|| assert!(client.say("EHLO x.example").starts_with("250-")))
+    });
+    assert_eq!(refusals(&edge, "connections_per_ip_per_minute"), 0);
+}
+
+#[test]
+fn rule_59_messages_in_a_minute_are_deferred_and_the_session_goes_on() {
+    let edge = edge("messages_per_ip_per_minute = 2").start();
+    let mut client = greeted(&edge, "192.0.2.1");
+    for _ in 0..2 {
+        client.deliver("a@example.org", &["anna@contoso.com"], letter("within"));
+    }
+    for _ in 0..2 {
+        client.expect("MAIL FROM:<a@example.org>", &busy("192.0.2.1"));
+    }
+    client.expect("RCPT TO:<anna@contoso.com>", "503 5.5.1 Need MAIL command");
+    client.expect("NOOP", "250 2.0.0 OK");
+    greeted(&edge, "192.0.2.2").deliver("a@example.org", &["anna@contoso.com"], letter("another client"));
+    edge.wait_for("anna@contoso.com", 3);
+    assert_eq!(refusals(&edge, "messages_per_ip_per_minute"), 2);
+}
+
+#[test]
+fn exempt_networks_have_no_limits_and_a_reload_takes_them_up() {
+    let mut edge = edge(
+        "connections_per_ip = 1\nconnections_per_ip_per_minute = 1\nmessages_per_ip_per_minute = 1\n\
+         per_recipient_per_hour = 1\nexempt = [\"192.0.2.0/24\"]",
+    )
+    .start();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut client = greeted(&edge, "192.0.2.1");
+        client.deliver("a@example.org", &["anna@contoso.com"], letter("from a friend"));
+        held.push(client);
+    }
+    edge.configure("[limits]\nexempt = []");
+    edge.reload();
+    // Those within keep what they came with; who comes now is counted.
+    held[0].deliver("a@example.org", &["anna@contoso.com"], letter("still a friend"));
+    assert_eq!(proxied(&edge, "192.0.2.1").rest(), [crowded("192.0.2.1")]);
+}
+
+/// Section 6: from an authenticated peer edge rule 59 does not apply.
+#[test]
+fn edges_of_ours_are_not_held_up() {
+    let edge = edge(
+        "connections_per_ip = 1\nconnections_per_ip_per_minute = 1\nmessages_per_ip_per_minute = 1\n\
+         per_recipient_per_hour = 1",
+    )
+    .with("[region.NAM]\nrelay = [\"smtp://127.0.0.1:1\"]\npeers = [\"198.51.100.0/24\"]")
+    .start();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut peer = greeted(&edge, "198.51.100.1");
+        for _ in 0..2 {
+            peer.deliver("a@example.org", &["anna@contoso.com"], letter("from an edge"));
+        }
+        held.push(peer);
+    }
+    edge.wait_for("anna@contoso.com", 6);
+}
+
+// ---- tenants and guessing
+
+#[test]
+fn a_tenant_has_a_rate_of_the_node_or_its_own() {
+    let edge = edge("per_tenant_per_minute = 2").start();
+    let mut client = greeted(&edge, "192.0.2.1");
+    client.deliver("a@example.org", &["anna@contoso.com", "ida@contoso.com"], letter("one message"));
+    client.deliver("a@example.org", &["ida@contoso.com"], letter("another"));
+    client.deliver("a@example.org", &["fay@fabrikam.com"], letter("the only one"));
+    client.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    client.expect("RCPT TO:<anna@contoso.com>", &busy("192.0.2.1"));
+    client.expect("RCPT TO:<fay@fabrikam.com>", &busy("192.0.2.1"));
+    assert_eq!(refusals(&edge, "per_tenant_per_minute"), 2);
+}
+
+#[test]
+fn guessing_recipients_slows_the_guesser_and_bounces_nobody() {
+    let edge = edge("unknown_recipients_per_ip_per_minute = 3\ntarpit = \"300ms\"").start();
+    let mut guesser = greeted(&edge, "2001:db8::1");
+    guesser.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    for _ in 0..3 {
+        guesser.expect("RCPT TO:<nobody@contoso.com>", UNKNOWN);
+    }
+    let watch = Stopwatch::start();
+    guesser.expect("RCPT TO:<nobody@contoso.com>", UNKNOWN);
+    // Who exists takes as long, and is not refused.
+    guesser.expect("RCPT TO:<anna@contoso.com>", OK);
+    assert!(watch.elapsed() >= Duration::from_millis(600), "{:?}", watch.elapsed());
+    // Others do not wait.
+    let mut other = greeted(&edge, "2001:db8:0:1::1");
+    other.deliver("a@example.org", &["ida@contoso.com"], letter("meanwhile"));
+    // Ten times over the limit nothing is told any more, by whichever session of that network.
+    edge.reload();
+    let mut again = greeted(&edge, "2001:db8::2");
+    again.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    until("the answers to end", || {
+        (again.say("RCPT TO:<nobody@contoso.com>") == busy("2001:db8::2")).then_some(())
+    });
+    again.expect("RCPT TO:<anna@contoso.com>", &busy("2001:db8::2"));
+    assert!(guesser.data(letter("was accepted")).starts_with("250 2.6.0 "));
+    edge.wait_for("anna@contoso.com", 1);
+    assert!(refusals(&edge, "unknown_recipients_per_ip_per_minute") >= 2);
+}
+
+#[test]
+fn a_guesser_in_the_tarpit_does_not_hold_up_the_end() {
+    let mut edge = edge("unknown_recipients_per_ip_per_minute = 1\ntarpit = \"30s\"")
+        .with("[deadlines]\ndrain = \"20s\"")
+        .start();
+    let mut guesser = greeted(&edge, "192.0.2.1");
+    guesser.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+    guesser.expect("RCPT TO:<nobody@contoso.com>", UNKNOWN);
+    guesser.send("RCPT TO:<nobody@contoso.com>\r\nQUIT\r\n");
+    holds_for("the answer in the tarpit", Duration::from_millis(300), || refusals(&edge, "faults") == 0);
+    let watch = Stopwatch::start();
+    edge.stop();
+    assert!(watch.elapsed() < Duration::from_secs(10), "{:?}", watch.elapsed());
+    assert_eq!(guesser.rest().len(), 2);
+}
+
+// ---- what the session keeps itself
+
+#[test]
+fn every_limit_of_the_session_is_answered_and_counted() {
+    let edge = edge(
+        "message_size = \"64KiB\"\nrecipients_per_message = 3\nrecipients_per_domain = 2\nhops = 2\nfaults = 3",
+    )
+    .start();
+    let hop = "Received: from a.example by b.example; Sat, 21 Nov 2026 04:29:44 +0000\r\n";
+    let mut client = greeted(&edge, "192.0.2.1");
+    client.expect(
+        "MAIL FROM:<a@example.org> SIZE=65537",
+        "552 5.3.4 Message size exceeds fixed maximum message size",
+    );
+    client.envelope("a@example.org", &["anna@contoso.com", "ida@contoso.com"]);
+    client.expect("RCPT TO:<nobody@contoso.com>", "452 4.5.3 Too many recipients");
+    client.expect("RCPT TO:<fay@fabrikam.com>", OK);
+    client.expect("RCPT TO:<finn@fabrikam.com>", "452 4.5.3 Too many recipients");
+    assert_eq!(
+        client.data(hop.repeat(3) + &letter("looped")),
+        "554 5.4.14 Hop count exceeded - possible mail loop ATTR34"
+    );
+    let mut faulty = greeted(&edge, "192.0.2.1");
+    for _ in 0..3 {
+        faulty.say("FROB");
+    }
+    faulty.expect("FROB", "421 4.7.0 Too many errors on this connection");
+    let limits = ["message_size", "recipients_per_message", "recipients_per_domain", "hops", "faults"];
+    for limit in limits {
+        assert_eq!(refusals(&edge, limit), 1, "{limit}");
+    }
+    let told = edge.log();
+    assert!(told.contains("\"limit-reached\"") && told.contains("\"limit\":\"hops\""), "{told}");
+
+    let edge = self::edge("session_age = \"1s\"").start();
+    let mut old = greeted(&edge, "192.0.2.1");
+    assert_eq!(old.rest(), ["421 4.4.2 Session time limit exceeded"]);
+    assert_eq!(refusals(&edge, "session_age"), 1);
+}
