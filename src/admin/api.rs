@@ -27,6 +27,8 @@ pub enum Command {
     Drain {
         within: Option<Duration>,
     },
+    /// Become the program that lies in this one's place now; answered before the sessions are ended.
+    Upgrade(oneshot::Sender<Result<(), String>>),
 }
 
 /// What the API looks at.
@@ -88,6 +90,7 @@ fn changing() -> Router<Arc<Door>> {
         .route("/v1/queue/retry", post(retry))
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
+        .route("/v1/upgrade", post(upgrade))
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {
@@ -162,6 +165,18 @@ async fn reload(State(door): State<Arc<Door>>) -> Response {
             Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response()
         }
         Ok(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
+    }
+}
+
+async fn upgrade(State(door): State<Arc<Door>>) -> Response {
+    let (answer, checked) = oneshot::channel();
+    if door.commands.send(Command::Upgrade(answer)).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response();
+    }
+    match checked.await {
+        Ok(Ok(())) => (StatusCode::ACCEPTED, Json(serde_json::json!({ "upgrading": true }))).into_response(),
+        Ok(Err(why)) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::admin::client;
 use crate::document::parse_duration;
@@ -53,6 +53,14 @@ enum Command {
     Reload,
     /// Stop accepting, finish what is under way, flush, and end.
     Drain(Drain),
+    /// Let the program that was installed meanwhile take over; callers wait, nobody is refused.
+    Upgrade,
+    /// Print the completions for a shell.
+    #[command(hide = true)]
+    Completions { shell: clap_complete::Shell },
+    /// Write a manual page for every command into a folder.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,6 +135,12 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Directory(command) => with_config(cli, |loaded| directory(cli, command, loaded)),
         Command::Status => ask(cli, "/v1/status", print_fields),
         Command::Reload => tell(cli, "/v1/reload"),
+        Command::Upgrade => tell(cli, "/v1/upgrade"),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "landfall", &mut std::io::stdout());
+            YES
+        }
+        Command::Man { folder } => write_manual(folder),
         Command::Drain(drain) => {
             let timeout = drain
                 .timeout
@@ -149,6 +163,18 @@ fn serve(path: &Path) -> u8 {
         }
         Err(error) => {
             eprintln!("landfall: {error}");
+            NO
+        }
+    }
+}
+
+fn write_manual(folder: &Path) -> u8 {
+    let written =
+        std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    match written {
+        Ok(()) => YES,
+        Err(error) => {
+            eprintln!("{}: {error}", folder.display());
             NO
         }
     }

@@ -84,7 +84,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         headers: Headers::read(&top),
         admin,
         replies: replies(&top),
-        log: log(&top),
+        log: log(&top, base),
     };
     Reading { settings, files }
 }
@@ -111,6 +111,8 @@ fn node(section: &Section<'_>, own: Option<Region>) -> Node {
         hostname: hostname.unwrap_or_else(|| Domain::parse("localhost").expect("a host name")),
         region: own.unwrap_or_else(|| Region::parse("EUR").expect("a code of the table")),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/landfall")),
+        user: section.read("user", |entry| entry.text().map(str::to_owned)),
+        sandbox: section.read_or("sandbox", true, Entry::flag),
     }
 }
 
@@ -549,7 +551,7 @@ fn replies(top: &Section<'_>) -> Replies {
     }
 }
 
-fn log(top: &Section<'_>) -> Log {
+fn log(top: &Section<'_>, base: &Path) -> Log {
     let section = top.section("log");
     let default = Log::default();
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -563,5 +565,6 @@ fn log(top: &Section<'_>) -> Log {
     Log {
         format: section.read_or("format", default.format, |entry| entry.word(&formats)),
         level: section.read_or("level", default.level, |entry| entry.word(&levels)),
+        file: section.read("file", |entry| absolute(base, entry)),
     }
 }

@@ -86,6 +86,10 @@ pub struct Node {
     pub region: Region,
     /// Spool, trace, audit; relative to the working directory.
     pub state_dir: PathBuf,
+    /// Whom the process becomes once its sockets are bound; whoever started it when absent.
+    pub user: Option<String>,
+    /// Whether it gives up what it never needs: writing elsewhere, and system calls that no mail server makes.
+    pub sandbox: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -364,6 +368,8 @@ impl Default for Replies {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// Instead of standard error; opened anew at each reload, so that it can be rotated.
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

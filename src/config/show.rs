@@ -18,11 +18,15 @@ pub fn show(settings: &Settings) -> String {
     if !settings.region_codes.is_empty() {
         page.key("region_codes", list(&settings.region_codes));
     }
-    let Node { hostname, region, state_dir } = &settings.node;
+    let Node { hostname, region, state_dir, user, sandbox } = &settings.node;
     page.section("node");
     page.key("hostname", text(hostname));
     page.key("region", text(region));
     page.key("state_dir", text(state_dir.display()));
+    if let Some(user) = user {
+        page.key("user", text(user));
+    }
+    page.key("sandbox", *sandbox);
     for listener in &settings.listeners {
         page.item("listener");
         page.key("name", text(&listener.name));
@@ -78,6 +82,9 @@ pub fn show(settings: &Settings) -> String {
     page.section("log");
     page.key("format", text(format_word(settings.log.format)));
     page.key("level", text(level_word(settings.log.level)));
+    if let Some(file) = &settings.log.file {
+        page.key("file", text(file.display()));
+    }
     page.0
 }
 

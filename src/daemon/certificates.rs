@@ -2,13 +2,81 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::config::{CertificateFiles, Settings};
 use crate::net::{self, Identity, Roots, ServerTls};
 
+use crate::report::{Event, Reporter};
+
 use super::{Error, io_error};
+
+/// How often the files are looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The files of certificates, keys and authorities as they were when they were last read.
+pub(super) struct Watch {
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    /// Seen changed at the last look: they are read once they have come to rest, key and certificate both.
+    unsettled: bool,
+}
+
+/// What a file looks like from outside; a replacement differs in one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        let modified = (found.mtime(), found.mtime_nsec());
+        Some(Self { inode: found.ino(), bytes: found.len(), modified })
+    }
+}
+
+impl Watch {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let pairs = settings.certificate_files().into_iter().flat_map(|pair| [pair.cert, pair.key]);
+        let files = pairs.chain(settings.tls.client_ca.clone()).map(|path| {
+            let stamp = Stamp::of(&path);
+            (path, stamp)
+        });
+        Self { files: files.collect(), unsettled: false }
+    }
+
+    /// True once for each change, one look after it was first seen and nothing else has changed since.
+    pub(super) fn has_changed(&mut self) -> bool {
+        let mut changed = false;
+        for (path, stamp) in &mut self.files {
+            let now = Stamp::of(path);
+            if now != *stamp {
+                *stamp = now;
+                changed = true;
+            }
+        }
+        let settled = self.unsettled && !changed;
+        self.unsettled = changed;
+        settled
+    }
+}
+
+/// Says how long each certificate holds.
+pub(super) fn report(settings: &Settings, reporter: &Reporter) {
+    for pair in settings.certificate_files() {
+        if let Ok(identity) = Identity::load(&pair.cert, &pair.key) {
+            // Some subjects are no host names.
+            let names = identity.names();
+            let name =
+                names.iter().find(|name| name.contains('.')).or(names.first()).map_or("", String::as_str);
+            reporter.note(&Event::Certificate { name, expires: identity.expires() });
+        }
+    }
+}
 
 pub(super) fn server(settings: &Settings) -> Result<ServerTls, Error> {
     Ok(ServerTls::new(&identities(settings)?, client_roots(settings)?)?)

@@ -4,8 +4,12 @@
 //! `certificates`, the words for a first start in `welcome`.
 
 mod certificates;
+mod confine;
 mod pressure;
+mod service;
 mod settings;
+mod sockets;
+mod upgrade;
 mod welcome;
 
 pub use settings::{rules, rules_as_seen_from, wording};
@@ -16,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -37,6 +41,10 @@ use crate::report::{self, Event, Reporter};
 use crate::smtp::reply::{Texts, WordingError};
 use crate::spool::{self, Recovered, Spool};
 use crate::{delivery, net};
+
+use confine::Confined;
+use sockets::Sockets;
+use upgrade::Program;
 
 /// Accepted messages between the spool and the queue; senders wait when it is full.
 const ARRIVALS_LIMIT: usize = 4_096;
@@ -63,17 +71,32 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 /// Loads everything, starts it, and returns when it has stopped.
 pub fn run(path: &Path) -> Result<(), Error> {
     let loaded = config::load(path)?;
-    report::start_log(settings::log_format(&loaded.settings.log), settings::log_filter(&loaded.settings.log));
+    let program = upgrade::Program::of_this_process()?;
     raise_descriptor_limit();
+    // In this order, and before there is a second thread: sockets while there may be a root to bind them.
+    let sockets = Sockets::open(&loaded.settings)?;
+    let confined = confine::confine(&loaded.settings)?;
+    settings::start_log(&loaded.settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(io_error("the runtime did not start"))?;
-    runtime.block_on(async {
-        let daemon = Daemon::start(path.to_owned(), loaded).await?;
-        daemon.serve().await;
-        Ok(())
-    })
+    let ending = runtime.block_on(async {
+        let daemon = Daemon::start(path.to_owned(), loaded, sockets, confined, program).await?;
+        Ok::<_, Error>(daemon.serve().await)
+    })?;
+    drop(runtime);
+    match ending {
+        Ending::Stopped => Ok(()),
+        Ending::Replaced(program, sockets) => Err(program.take_over(&sockets)),
+    }
+}
+
+/// What comes after the daemon.
+enum Ending {
+    Stopped,
+    /// By the program that lies in its place now.
+    Replaced(Program, Sockets),
 }
 
 /// Each connection takes a descriptor: as many as the system lets us have.
@@ -102,18 +125,32 @@ struct Daemon {
     draining: watch::Sender<bool>,
     ceilings: watch::Sender<pressure::Ceilings>,
     reporter: Reporter,
+    /// Kept open for a successor; closed when a drain begins.
+    sockets: Sockets,
+    confined: Confined,
+    program: Program,
+    certificate_files: certificates::Watch,
 }
 
 impl Daemon {
-    async fn start(path: PathBuf, loaded: config::Loaded) -> Result<Self, Error> {
+    async fn start(
+        path: PathBuf,
+        loaded: config::Loaded,
+        sockets: Sockets,
+        confined: Confined,
+        program: Program,
+    ) -> Result<Self, Error> {
         let config::Loaded { settings, table, warnings } = loaded;
         let clock = Clock::System;
         let reporter = Reporter::default();
         for warning in &warnings {
             reporter.note(&Event::Warning { what: &warning.to_string() });
         }
-        make_state_dir(&settings.node.state_dir)?;
+        for what in &confined.warnings {
+            reporter.note(&Event::Warning { what });
+        }
         let tls = certificates::server(&settings)?;
+        certificates::report(&settings, &reporter);
         let texts = Texts::new(&wording(&settings)).map_err(Error::Wording)?;
         let (spool, recovered) = open_spool(&settings, clock, &reporter).await?;
         let directory = Directory::new(table);
@@ -175,14 +212,20 @@ impl Daemon {
             draining,
             ceilings,
             reporter,
+            sockets,
+            confined,
+            program,
+            certificate_files: certificates::Watch::new(&settings),
             settings,
         };
         daemon.listen()?;
+        service::ready();
         Ok(daemon)
     }
 
-    /// All sockets are bound before the first connection is accepted: half a start is none.
+    /// The sockets are bound already, in the order of the configuration. Callers come when all is ready.
     fn listen(&mut self) -> Result<(), Error> {
+        let mut sockets = self.sockets.share().map_err(io_error("the listening sockets"))?.into_iter();
         let mut bound = Vec::new();
         for listener in &self.settings.listeners {
             let entrance = Entrance {
@@ -191,7 +234,8 @@ impl Daemon {
                 conditions: Arc::new(ArcSwap::from_pointee(settings::conditions(&self.settings, listener))),
             };
             for address in &listener.addresses {
-                let socket = net::listen(*address).map_err(io_error(format!("listening on {address}")))?;
+                let socket = sockets.next().expect("one was opened for each address");
+                let socket = net::listen(socket).map_err(io_error(format!("listening on {address}")))?;
                 bound.push((socket, entrance.clone()));
             }
             self.entrances.push(entrance);
@@ -210,15 +254,30 @@ impl Daemon {
     }
 
     /// Until a signal or the operator ends it.
-    async fn serve(mut self) {
+    async fn serve(mut self) -> Ending {
         let listen_for = |kind| signal(kind).expect("signals can be listened for inside a runtime");
         let mut terminate = listen_for(SignalKind::terminate());
         let mut interrupt = listen_for(SignalKind::interrupt());
         let mut hangup = listen_for(SignalKind::hangup());
+        let mut replace = listen_for(SignalKind::user_defined2());
+        let mut pulse = tokio::time::interval(service::pulse());
+        let mut look_at_files = tokio::time::interval(certificates::LOOK_EVERY);
         let within = loop {
             tokio::select! {
                 _ = terminate.recv() => break self.settings.deadlines.drain,
                 _ = interrupt.recv() => break self.settings.deadlines.drain,
+                _ = replace.recv() => {
+                    // Why not, if not, is in the log.
+                    if self.may_be_replaced().await.is_ok() {
+                        return self.be_replaced(terminate, interrupt).await;
+                    }
+                }
+                _ = pulse.tick() => {
+                    // Not alive without its spool: this waits for the lock that every commit takes.
+                    self.spool.state();
+                    service::alive();
+                }
+                _ = look_at_files.tick() => self.look_at_certificates().await,
                 _ = hangup.recv() => {
                     // A mistake is in the log; the old configuration stays.
                     let _ = self.reload().await;
@@ -229,10 +288,46 @@ impl Daemon {
                         let _ = answer.send(reloaded);
                     }
                     Command::Drain { within } => break within.unwrap_or(self.settings.deadlines.drain),
+                    Command::Upgrade(answer) => {
+                        let may = self.may_be_replaced().await;
+                        let goes = may.is_ok();
+                        let _ = answer.send(may);
+                        if goes {
+                            return self.be_replaced(terminate, interrupt).await;
+                        }
+                    }
                 },
             }
         };
+        service::stopping();
+        // Whoever calls from now on is refused at once, and tries another node.
+        drop(std::mem::take(&mut self.sockets));
         self.drain(within).await;
+        Ending::Stopped
+    }
+
+    /// Whether what lies in this program's place could go on from here.
+    async fn may_be_replaced(&self) -> Result<(), String> {
+        let checked = self.program.check(&self.path).await;
+        if let Err(why) = &checked {
+            self.reporter.note(&Event::Warning { what: &format!("not replaced: {why}") });
+        }
+        checked
+    }
+
+    async fn be_replaced(mut self, mut terminate: Signal, mut interrupt: Signal) -> Ending {
+        service::reloading();
+        let program = self.program.clone();
+        let sockets = std::mem::take(&mut self.sockets);
+        let within = self.settings.deadlines.drain;
+        self.drain(within).await;
+        // Who was told to stop meanwhile stops.
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Ending::Stopped,
+            _ = interrupt.recv() => Ending::Stopped,
+            () = std::future::ready(()) => Ending::Replaced(program, sockets),
+        }
     }
 
     /// Stops accepting, lets transactions end, then the queue, then the disk.
@@ -257,7 +352,10 @@ impl Daemon {
     /// Puts a new configuration in force, whole or not at all. Sessions go on; each transaction keeps what it
     /// began with.
     async fn reload(&mut self) -> Result<usize, String> {
-        match self.try_reload().await {
+        service::reloading();
+        let reloaded = self.try_reload().await;
+        service::ready();
+        match reloaded {
             Ok(warnings) => {
                 self.reporter.note(&Event::Reloaded { warnings });
                 Ok(warnings)
@@ -278,6 +376,12 @@ impl Daemon {
         let config::Loaded { settings: wanted, table, warnings } = loaded;
         let fixed = settings_that_need_a_restart(&self.settings, &wanted);
         let settings = Settings { node: self.settings.node.clone(), ..wanted };
+        if let Some(place) = self.confined.out_of_reach(&settings) {
+            return Err(format!(
+                "{} lies outside of what this process may write since its start (node.sandbox): restart it instead",
+                place.display()
+            ));
+        }
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
         let services = Arc::new(services(&settings, &self.resolver).map_err(|error| error.to_string())?);
@@ -300,8 +404,32 @@ impl Daemon {
             }
         }
         self.queue.reconsider(settings::queue(&settings), services).await;
+        report::reopen_log();
+        certificates::report(&settings, &self.reporter);
+        self.certificate_files = certificates::Watch::new(&settings);
         self.settings = settings;
         Ok(warnings.len() + fixed.len())
+    }
+
+    /// Files that were replaced on disk come into force; a pair that does not fit leaves the old one.
+    async fn look_at_certificates(&mut self) {
+        if !self.certificate_files.has_changed() {
+            return;
+        }
+        let replaced = certificates::replace(&self.shared.tls, &self.settings)
+            .and_then(|()| services(&self.settings, &self.resolver));
+        match replaced {
+            Ok(services) => {
+                let services = Arc::new(services);
+                self.shared.inline.replace(settings::inline(&self.settings, &services));
+                self.queue.reconsider(settings::queue(&self.settings), services).await;
+                certificates::report(&self.settings, &self.reporter);
+            }
+            Err(error) => {
+                let what = format!("the new certificate is not used, the old one stays: {error}");
+                self.reporter.note(&Event::Warning { what: &what });
+            }
+        }
     }
 }
 
@@ -329,15 +457,6 @@ fn listener_places(settings: &Settings) -> Vec<(&str, &[std::net::SocketAddr], b
         .iter()
         .map(|listener| (listener.name.as_str(), listener.addresses.as_slice(), listener.legacy))
         .collect()
-}
-
-fn make_state_dir(dir: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(io_error(format!("the state directory {}", dir.display())))
 }
 
 async fn open_spool(

@@ -1,6 +1,7 @@
 //! Settings: what each room gets of the configuration. Pure; `daemon` hands the parts out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, Settings};
@@ -15,6 +16,7 @@ use crate::smtp::reply::Wording;
 use crate::{delivery, dns, queue, report, spool};
 
 use super::pressure::Ceilings;
+use super::{Error, io_error};
 
 pub fn rules(settings: &Settings) -> Rules {
     rules_as_seen_from(settings, settings.node.region)
@@ -188,7 +190,6 @@ pub(super) fn queue(settings: &Settings) -> queue::Settings {
         connections_per_next_hop: queue.connections_per_next_hop,
         messages_per_connection: queue.messages_per_connection,
         idle_patience: queue.idle_connection,
-        ..queue::Settings::default()
     }
 }
 
@@ -251,20 +252,20 @@ pub(super) fn inline(settings: &Settings, services: &delivery::Services) -> deli
     }
 }
 
-pub(super) fn log_format(log: &config::Log) -> report::Format {
-    match log.format {
+pub(super) fn start_log(log: &config::Log) -> Result<(), Error> {
+    let format = match log.format {
         config::LogFormat::Auto => report::Format::Auto,
         config::LogFormat::Text => report::Format::Text,
         config::LogFormat::Json => report::Format::Json,
-    }
-}
-
-pub(super) fn log_filter(log: &config::Log) -> &'static str {
-    match log.level {
+    };
+    let filter = match log.level {
         config::LogLevel::Error => "error",
         config::LogLevel::Warn => "warn",
         config::LogLevel::Info => "info",
         config::LogLevel::Debug => "landfall=debug,info",
         config::LogLevel::Trace => "landfall=trace,debug",
-    }
+    };
+    let what = log.file.as_deref().map(Path::display);
+    report::start_log(format, filter, log.file.as_deref())
+        .map_err(io_error(what.map_or("the log".to_owned(), |path| path.to_string())))
 }

@@ -10,7 +10,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use tcp::{Dial, Dialing, Network, Target, listen};
+pub use tcp::{Dial, Dialing, Network, Target, bind, listen};
 pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, self_signed};
 pub use wire::Wire;
 

@@ -57,16 +57,22 @@ where
     }
 }
 
-/// Opens a listening socket. `[::]` takes IPv6 only, so that it can stand beside `0.0.0.0`.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Takes an address, which may need privileges. `[::]` takes IPv6 only, so that it can stand beside `0.0.0.0`.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     // A restart need not wait for the kernel to forget the old connections.
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// From now on callers are not refused, and can be waited for.
+pub fn listen(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    let socket = Socket::from(socket);
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
 }

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::{
-    ClientTls, Dial, Error, Identity, Network, Roots, ServerTls, Stream, Target, Trust, Wire, listen,
+    ClientTls, Dial, Error, Identity, Network, Roots, ServerTls, Stream, Target, Trust, Wire, bind, listen,
     self_signed, within,
 };
 use crate::mail::TlsFacts;
@@ -331,9 +331,10 @@ async fn bytes_sent_before_tls_are_not_believed_after_it() {
 
 #[tokio::test]
 async fn ipv6_and_ipv4_listen_side_by_side() {
-    let any_v4 = listen("0.0.0.0:0".parse().expect("an address")).expect("a port");
+    let any_v4 = bind("0.0.0.0:0".parse().expect("an address")).expect("a port");
+    let any_v4 = listen(any_v4).expect("a socket that can be waited for");
     let port = any_v4.local_addr().expect("bound").port();
-    let any_v6 = listen(format!("[::]:{port}").parse().expect("an address"));
+    let any_v6 = bind(format!("[::]:{port}").parse().expect("an address"));
     match any_v6 {
         Ok(any_v6) => assert_eq!(any_v6.local_addr().expect("bound").port(), port),
         // A machine without IPv6 cannot show it.
@@ -342,7 +343,7 @@ async fn ipv6_and_ipv4_listen_side_by_side() {
             "the port is shared with IPv4, or there is no IPv6: {error}"
         ),
     }
-    let taken = listen(format!("0.0.0.0:{port}").parse().expect("an address"));
+    let taken = bind(format!("0.0.0.0:{port}").parse().expect("an address"));
     assert!(taken.is_err(), "two listeners never share a port");
     let target = Target::Tcp(format!("127.0.0.1:{port}").parse().expect("an address"));
     let dialed = Network.dial(&target, PATIENCE);

@@ -62,6 +62,11 @@ pub enum Event<'a> {
     Reloaded {
         warnings: usize,
     },
+    /// One of ours is in force, and until when.
+    Certificate {
+        name: &'a str,
+        expires: Timestamp,
+    },
     ReloadRefused {
         why: &'a str,
     },

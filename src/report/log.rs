@@ -1,8 +1,14 @@
 //! Log: one line per Event, text on a terminal and JSON otherwise.
 
-use std::io::IsTerminal;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::{Event, Parting};
 use crate::mail::{Address, Sender};
@@ -18,15 +24,48 @@ pub enum Format {
     Json,
 }
 
-/// Sends log lines to standard error from now on. The filter is a tracing directive such as `info`.
-pub fn start(format: Format, filter: &str) {
+/// The file that lines go to; nothing when they go to standard error.
+static FILE: OnceLock<LogFile> = OnceLock::new();
+
+/// Can be moved away by whoever rotates it: `reopen` begins a new one in its place.
+struct LogFile {
+    path: PathBuf,
+    file: ArcSwap<File>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+    }
+}
+
+/// Opens the log's file anew, if it has one. When that fails the old one is written on.
+pub fn reopen() {
+    let Some(log) = FILE.get() else { return };
+    match LogFile::open(&log.path) {
+        Ok(file) => log.file.store(Arc::new(file)),
+        Err(error) => warn!(event = "warning", what = %format!("{}: {error}", log.path.display())),
+    }
+}
+
+/// Sends log lines to standard error or to a file from now on, once for the process. The filter is a tracing
+/// directive such as `info`.
+pub fn start(format: Format, filter: &str, file: Option<&Path>) -> io::Result<()> {
     let json = match format {
-        Format::Auto => !std::io::stderr().is_terminal(),
+        Format::Auto => file.is_some() || !io::stderr().is_terminal(),
         Format::Text => false,
         Format::Json => true,
     };
+    let writer = match file {
+        Some(path) => {
+            let file = ArcSwap::from_pointee(LogFile::open(path)?);
+            let log = FILE.get_or_init(|| LogFile { path: path.to_owned(), file });
+            BoxMakeWriter::new(|| log.file.load_full())
+        }
+        None => BoxMakeWriter::new(io::stderr),
+    };
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if json {
         builder
             .json()
@@ -36,8 +75,9 @@ pub fn start(format: Format, filter: &str) {
             .with_span_list(false)
             .init();
     } else {
-        builder.with_target(false).init();
+        builder.with_target(false).with_ansi(file.is_none() && io::stderr().is_terminal()).init();
     }
+    Ok(())
 }
 
 fn sender(sender: &Sender) -> String {
@@ -59,6 +99,7 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Pressure { state: Pressure::Full, why } => warn!(event = "pressure", state = "full", why),
         Event::Pressure { state: Pressure::Failed, why } => warn!(event = "pressure", state = "failed", why),
         Event::Reloaded { warnings } => info!(event = "reloaded", warnings),
+        Event::Certificate { name, expires } => info!(event = "certificate", name, %expires),
         Event::ReloadRefused { why } => warn!(event = "reload-refused", why),
         Event::Draining { within } => info!(event = "draining", within_s = within.as_secs()),
         Event::Stopped { sessions_cut } => info!(event = "stopped", sessions_cut),

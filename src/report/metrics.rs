@@ -9,6 +9,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Event, Relay};
@@ -19,6 +20,12 @@ use crate::limits::Limit;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+/// Of a certificate of our own: strangers' names are never labels.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -61,6 +68,7 @@ pub struct Metrics {
     reloads_refused: Counter,
     findings: Counter,
     dns: dns::Meter,
+    certificates: Family<NameLabel, Gauge>,
     /// In-flight sessions, kept by the events that open and close them.
     sessions: AtomicU64,
 }
@@ -102,6 +110,12 @@ impl Default for Metrics {
             "Recipients accepted, by home region and whether in-region routing applied",
             recipients.clone(),
         );
+        let certificates = Family::<NameLabel, Gauge>::default();
+        registry.register(
+            "certificate_expires_seconds",
+            "When each certificate of ours ends, in seconds of Unix time",
+            certificates.clone(),
+        );
         let outcomes = Family::<OutcomeLabel, Counter>::default();
         registry.register("deliveries", "Ends of attempts, per recipient", outcomes.clone());
         let dns = dns::Meter::default();
@@ -126,6 +140,7 @@ impl Default for Metrics {
             reloads_refused,
             findings,
             dns,
+            certificates,
             sessions: AtomicU64::new(0),
         }
     }
@@ -187,6 +202,10 @@ impl Metrics {
             }
             Event::ReloadRefused { .. } => {
                 self.reloads_refused.inc();
+            }
+            Event::Certificate { name, expires } => {
+                let label = NameLabel { name: (*name).to_owned() };
+                self.certificates.get_or_create(&label).set(expires.millis() / 1000);
             }
             Event::Listening { .. }
             | Event::Recovered { .. }

@@ -11,7 +11,7 @@ mod meaning;
 pub mod notice;
 
 pub use event::{Event, Parting, Relay};
-pub use log::{Format, start as start_log};
+pub use log::{Format, reopen as reopen_log, start as start_log};
 pub use metrics::{Gauges, Metrics};
 
 use std::sync::Arc;
