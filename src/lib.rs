@@ -12,6 +12,7 @@ pub mod smtp;
 // FLOOR 2 · ROOMS: each knows one thing.
 pub mod net;
 pub mod dns;
+pub mod auth;
 pub mod limits;
 pub mod document;
 pub mod directory;

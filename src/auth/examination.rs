@@ -1,0 +1,315 @@
+//! Examination: the checks of one message, beside its way in.
+//!
+//! What concerns the client begins with the first recipient; the message is seen as it comes in, before
+//! anything is taken out of it, and none of its body is kept.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::Clock;
+use crate::dns::Resolver;
+use crate::mail::{self, Address, SpfResult};
+
+use super::body::BodyHash;
+use super::findings::{Dmarc, Finding, Findings, Mark, Policy};
+use super::head::{Head, Lack, Pushed, Room};
+use super::message::{Judge, Judged, Message, Sender, Unreadable, Wanted};
+use super::{Settings, iprev, spf};
+
+/// The checks, as the configuration wants them. Built anew when it changes.
+#[derive(Clone)]
+pub struct Auth {
+    settings: Arc<Settings>,
+    authserv_id: Arc<str>,
+    hostname: Arc<str>,
+    resolver: Arc<Resolver>,
+    judge: Arc<Judge>,
+    room: Arc<Room>,
+    clock: Clock,
+}
+
+/// Whom a message is from: the address need not be the peer's (rule 40).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    pub ip: IpAddr,
+    pub helo: String,
+    pub sender: mail::Sender,
+}
+
+impl Auth {
+    pub fn new(settings: Settings, hostname: &str, resolver: Arc<Resolver>, clock: Clock) -> Self {
+        let authserv_id = settings.authserv_id.as_deref().unwrap_or(hostname).into();
+        let room = usize::try_from(settings.header_memory).unwrap_or(usize::MAX);
+        Self {
+            settings: Arc::new(settings),
+            authserv_id,
+            hostname: hostname.into(),
+            resolver,
+            judge: Arc::new(Judge::new()),
+            room: Arc::new(Room::new(room)),
+            clock,
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn authserv_id(&self) -> &str {
+        &self.authserv_id
+    }
+
+    /// Begins with what can be asked before the message has come.
+    pub fn begin(&self, client: Client) -> Examination {
+        let until = Instant::now() + self.settings.deadline;
+        let (auth, of) = (self.clone(), client.clone());
+        let asking = Asking(tokio::spawn(async move { auth.origin(&of, until).await }));
+        let limit = usize::try_from(self.settings.header_size).unwrap_or(usize::MAX);
+        let needs_message = self.settings.dkim || self.settings.arc || self.settings.dmarc;
+        Examination {
+            head: Head::new(self.room.clone(), limit),
+            reading: if needs_message { Reading::Head } else { Reading::Nothing },
+            auth: self.clone(),
+            origin: Answer::Asking(asking),
+            client,
+        }
+    }
+
+    async fn origin(&self, client: &Client, until: Instant) -> Origin {
+        let (spf, iprev) =
+            tokio::join!(Box::pin(self.spf(client, until)), Box::pin(self.iprev(client, until)));
+        Origin { spf, iprev }
+    }
+
+    async fn spf(&self, client: &Client, until: Instant) -> Option<SpfFinding> {
+        if !self.settings.spf {
+            return None;
+        }
+        let identity = Identity::of(client);
+        let claim = spf::Claim {
+            ip: client.ip,
+            local_part: identity.local_part,
+            domain: identity.domain,
+            helo: &client.helo,
+            receiver: &self.hostname,
+        };
+        let check = Box::pin(spf::check(&self.resolver, &claim, self.clock.now()));
+        let verdict = timeout_at(until, check).await.unwrap_or(spf::Verdict {
+            result: SpfResult::TempError,
+            problem: Some("not finished in time"),
+            explanation: None,
+        });
+        let mut finding = Finding::new("spf", verdict.result.into());
+        finding.reason = verdict.problem.map(Into::into);
+        let finding = match &client.sender {
+            Some(sender) => finding.about("smtp.mailfrom", sender.to_string()),
+            None => finding.about("smtp.helo", &*client.helo),
+        };
+        Some(SpfFinding { finding, result: verdict.result, explanation: verdict.explanation })
+    }
+
+    async fn iprev(&self, client: &Client, until: Instant) -> Option<Finding> {
+        if !self.settings.iprev {
+            return None;
+        }
+        let check = Box::pin(iprev::check(&self.resolver, client.ip));
+        Some(timeout_at(until, check).await.unwrap_or_else(|_| {
+            Finding::new("iprev", Mark::TempError)
+                .because("not finished in time")
+                .about("policy.iprev", client.ip.to_string())
+        }))
+    }
+}
+
+/// What is known of the client alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    spf: Option<SpfFinding>,
+    iprev: Option<Finding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SpfFinding {
+    finding: Finding,
+    result: SpfResult,
+    explanation: Option<String>,
+}
+
+impl Origin {
+    /// As far as it goes before the message has come: what can be told ahead of it.
+    pub fn findings(self) -> Findings {
+        let (spf, iprev) = (self.spf, self.iprev);
+        let result = spf.as_ref().map(|spf| spf.result);
+        let (spf, spf_explanation) = spf.map(|spf| (spf.finding, spf.explanation)).unzip();
+        let all = spf.into_iter().chain(iprev).collect();
+        Findings { all, spf: result, spf_explanation: spf_explanation.flatten(), dmarc: None }
+    }
+}
+
+/// What SPF is asked about (RFC 7208 §2.4).
+struct Identity<'c> {
+    local_part: &'c str,
+    domain: &'c str,
+}
+
+impl<'c> Identity<'c> {
+    fn of(client: &'c Client) -> Self {
+        match &client.sender {
+            Some(sender) => Self { local_part: local_part(sender), domain: sender.domain().as_str() },
+            None => Self { local_part: "postmaster", domain: &client.helo },
+        }
+    }
+}
+
+fn local_part(address: &Address) -> &str {
+    match address.local() {
+        "" => "postmaster",
+        local_part => local_part,
+    }
+}
+
+/// Lookups under way; they end with who asked for them.
+struct Asking(JoinHandle<Origin>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum Answer {
+    Asking(Asking),
+    There(Origin),
+}
+
+/// What is done with the message's bytes.
+enum Reading {
+    Head,
+    Body(Vec<BodyHash>),
+    Nothing,
+}
+
+/// The checks of one message under way.
+pub struct Examination {
+    auth: Auth,
+    client: Client,
+    origin: Answer,
+    head: Head,
+    reading: Reading,
+}
+
+impl Examination {
+    /// The next piece of the message, as the client sent it.
+    pub fn push(&mut self, piece: &[u8]) {
+        match &mut self.reading {
+            Reading::Nothing => {}
+            Reading::Body(hashes) => hashes.iter_mut().for_each(|hash| hash.push(piece)),
+            Reading::Head => match self.head.push(piece) {
+                Pushed::Head => {}
+                Pushed::Lacking => self.reading = Reading::Nothing,
+                Pushed::Ended(rest) => {
+                    let mut hashes = self.hashes();
+                    hashes.iter_mut().for_each(|hash| hash.push(rest));
+                    self.reading = if hashes.is_empty() { Reading::Nothing } else { Reading::Body(hashes) };
+                }
+            },
+        }
+    }
+
+    /// One hash for each canonical form that a signature is about: none for a message without signatures.
+    fn hashes(&self) -> Vec<BodyHash> {
+        let Ok(head) = self.head.bytes() else { return Vec::new() };
+        match Message::read(head, &self.wanted()) {
+            Ok(message) => message.body_forms().into_iter().map(BodyHash::new).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let settings = &self.auth.settings;
+        Wanted {
+            dkim: settings.dkim,
+            arc: settings.arc,
+            dmarc: settings.dmarc,
+            signatures: settings.signatures,
+        }
+    }
+
+    /// What is known of the client; waits for it.
+    pub async fn origin(&mut self) -> Origin {
+        match &mut self.origin {
+            Answer::There(origin) => origin.clone(),
+            Answer::Asking(asking) => {
+                // It ends by itself, at the deadline.
+                let origin = (&mut asking.0).await.unwrap_or_default();
+                self.origin = Answer::There(origin.clone());
+                origin
+            }
+        }
+    }
+
+    /// The message is whole: everything that can be found out about it, within the deadline.
+    pub async fn conclude(mut self) -> Findings {
+        let until = Instant::now() + self.auth.settings.deadline;
+        let mut findings = self.origin().await.findings();
+        let sender = findings
+            .spf
+            .map(|result| Sender { domain: Identity::of(&self.client).domain.to_ascii_lowercase(), result });
+        let judged = self.judge(sender, until).await;
+        // In the order of RFC 8601's examples: what the message was sent by, what it is signed by, policy.
+        let iprev =
+            (findings.all.last().is_some_and(|last| last.method == "iprev")).then(|| findings.all.pop());
+        findings.all.extend(judged.dkim);
+        if let Some((finding, dmarc)) = judged.dmarc {
+            findings.all.push(finding);
+            findings.dmarc = Some(dmarc);
+        }
+        findings.all.extend(judged.arc);
+        findings.all.extend(iprev.flatten());
+        findings
+    }
+
+    async fn judge(&mut self, sender: Option<Sender>, until: Instant) -> Judged {
+        let wanted = self.wanted();
+        if !(wanted.dkim || wanted.arc || wanted.dmarc) {
+            return Judged::default();
+        }
+        let hashes = match std::mem::replace(&mut self.reading, Reading::Nothing) {
+            Reading::Body(hashes) => hashes,
+            Reading::Head => self.hashes(),
+            Reading::Nothing => Vec::new(),
+        };
+        let head = match self.head.bytes() {
+            Ok(head) => head,
+            Err(Lack::TooLong) => return unread(&wanted, Mark::PermError, "header section is too long"),
+            Err(Lack::NoRoom) => return unread(&wanted, Mark::TempError, "too much is under way"),
+        };
+        let mut message = match Message::read(head, &wanted) {
+            Ok(message) => message,
+            Err(Unreadable::Empty) => return unread(&wanted, Mark::None, "no header section"),
+            Err(Unreadable::Malformed) => {
+                return unread(&wanted, Mark::PermError, "header section is malformed");
+            }
+            Err(Unreadable::TooManyFields) => {
+                return unread(&wanted, Mark::PermError, "too many header fields");
+            }
+        };
+        message.put_hashes(hashes);
+        let auth = &self.auth;
+        Box::pin(auth.judge.judge(&auth.resolver, message, &wanted, sender, until)).await
+    }
+}
+
+/// Of a message that cannot be read, every method says the same.
+fn unread(wanted: &Wanted, mark: Mark, why: &str) -> Judged {
+    let finding = |method| Finding::new(method, mark).because(why);
+    let dmarc = Dmarc { mark, domain: None, policy: Policy::None };
+    Judged {
+        dkim: wanted.dkim.then(|| finding("dkim")).into_iter().collect(),
+        arc: None,
+        dmarc: wanted.dmarc.then(|| (finding("dmarc"), dmarc)),
+    }
+}
