@@ -144,6 +144,8 @@ pub fn write(
     fates: &[Fate<'_>],
     original: Option<&[u8]>,
 ) -> spool::Notice {
+    // What may travel by secure connections only is not quoted where they are not sure. RFC 8689 §5
+    let original = original.filter(|_| !envelope.require_tls);
     let form = Alphabet::of(to, envelope, fates);
     let header = header(reporting, to, fates);
     let words = words_for_people(reporting, envelope, fates, original);
@@ -675,6 +677,14 @@ mod tests {
             assert!(text.contains(&format!("Action: {}\r\n", action.word())), "{text}");
             assert!(!text.contains("body line"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_requires_tls_is_not_quoted() {
+        let secret = Envelope { require_tls: true, ret: Some(Ret::Full), ..envelope() };
+        let text = text_of(&notice_of(&secret, Action::Failed, &refused(), CONTENT));
+        assert!(!text.contains("hello") && !text.contains("body line"), "{text}");
+        assert!(text.contains("Final-Recipient: "));
     }
 
     #[test]
