@@ -58,6 +58,7 @@ fn session(criterion: &mut Criterion) {
                 ingress: None,
                 mailbox: None,
                 tenant: None,
+                via: None,
             };
             black_box(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))));
             black_box(session.on(Input::Line(b"RSET")));
@@ -134,6 +135,7 @@ fn inquiry(users: usize) -> Inquiry {
         name: NextHopName::Store(region("EUR")),
         endpoints: Arc::new([Endpoint::parse("lmtp://store").expect("an endpoint")]),
         tls: TlsLevel::Verify,
+        ca: None,
     };
     let rules = Rules {
         node_region: region("EUR"),
@@ -157,6 +159,7 @@ fn decision(criterion: &mut Criterion) {
     let sender = domain("sender.example");
     let circumstances = Circumstances {
         attribution: &Attribution::Incoming,
+        via: None,
         peer: &stranger,
         sender: Some(&sender),
         door: Door::Regular,

@@ -231,6 +231,7 @@ fn admit(path: RecipientPath) -> Result<Admitted, Reason> {
         "contoso.com" if address.local_key() == "anna" || address.is_postmaster() => Ok(Admitted {
             domain: Domain::parse("contoso.com").expect("a domain"),
             ingress: Region::parse("EUR"),
+            via: None,
             address,
             mailbox: None,
             tenant: None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::daemon;
-use crate::decision::{Door, Place, Reason, Rules, Step, Trail};
+use crate::decision::{Attributed, Door, Place, Reason, Rules, Step, Trail, Via};
 use crate::directory::Directory;
 use crate::inquiry::{Asked, Circumstances, Inquiry};
 use crate::mail::{Address, Domain, Peer, Sender, SessionId, TlsFacts};
@@ -51,6 +51,9 @@ struct Explanation {
     steps: Vec<Step>,
     /// The exact line that the client would read.
     reply: String,
+    /// The inbound connector that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connector: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_hop: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -119,9 +122,9 @@ impl Explain {
         let rules = inquiry.rules();
         let mut trail = Trail::on();
         let sender = sender.as_ref().map(Address::domain);
-        let (reply, place) = match self.decide(inquiry, &rules, asked, sender, &mut trail).await {
-            Ok(place) => (Reply::RecipientOk, Some(place)),
-            Err(reason) => (reply_for(&reason), None),
+        let (reply, via, place) = match self.decide(inquiry, &rules, asked, sender, &mut trail).await {
+            Ok((via, place)) => (Reply::RecipientOk, via, Some(place)),
+            Err(reason) => (reply_for(&reason), None, None),
         };
         let mut line = Vec::new();
         let context = Context { session: SessionId(0), now: Clock::System.now() };
@@ -133,6 +136,7 @@ impl Explain {
             accepted: place.is_some(),
             steps: trail.into_steps(),
             reply: String::from_utf8_lossy(&line).trim_end().to_owned(),
+            connector: via.map(|via| via.to_string()),
             next_hop: place.as_ref().map(|place| place.next_hop.name.to_string()),
             endpoints: place
                 .as_ref()
@@ -151,14 +155,20 @@ impl Explain {
         asked: &Asked,
         sender: Option<&Domain>,
         trail: &mut Trail,
-    ) -> Result<Place, Reason> {
+    ) -> Result<(Option<Via>, Place), Reason> {
         let door = if self.legacy { Door::Legacy } else { Door::Regular };
         let peer = self.peer();
-        let attribution = inquiry.attribute(rules, &peer, sender, door, trail).await?;
-        let circumstances =
-            Circumstances { attribution: &attribution, peer: &peer, sender, door, region_so_far: None };
+        let Attributed { attribution, via } = inquiry.attribute(rules, &peer, sender, door, trail).await?;
+        let circumstances = Circumstances {
+            attribution: &attribution,
+            via: via.as_ref(),
+            peer: &peer,
+            sender,
+            door,
+            region_so_far: None,
+        };
         let admitted = inquiry.admit(rules, asked, &circumstances, trail).await;
-        admitted.map(|(_, place)| place).map_err(|refused| refused.reason)
+        admitted.map(|(admitted, place)| (admitted.via, place)).map_err(|refused| refused.reason)
     }
 
     fn peer(&self) -> Peer {
@@ -183,6 +193,9 @@ fn print(explanation: &Explanation) {
     }
     println!();
     println!("  {:<16}{}", "reply", explanation.reply);
+    if let Some(connector) = &explanation.connector {
+        println!("  {:<16}{connector}", "connector");
+    }
     if let Some(next_hop) = &explanation.next_hop {
         println!("  {:<16}{next_hop} {}", "next hop", explanation.endpoints.join(" "));
     }

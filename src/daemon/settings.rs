@@ -34,7 +34,8 @@ pub fn rules_as_seen_from(settings: &Settings, node_region: Region) -> Rules {
         for region in [node_region, settings.node.region] {
             let name =
                 if region == node_region { NextHopName::Store(region) } else { NextHopName::Relay(region) };
-            routes.insert(region, NextHop { name, endpoints: Arc::new([]), tls: TlsLevel::Verify });
+            let endpoints = Arc::new([]);
+            routes.insert(region, NextHop { name, endpoints, tls: TlsLevel::Verify, ca: None });
         }
     }
     let inline = routes
@@ -70,7 +71,8 @@ fn next_hop(region: Region, there: &config::RegionSettings, node_region: Region)
     } else {
         return None;
     };
-    Some(NextHop { name, endpoints: endpoints.clone().into(), tls: there.tls })
+    let ca = there.ca.as_deref().map(Into::into);
+    Some(NextHop { name, endpoints: endpoints.clone().into(), tls: there.tls, ca })
 }
 
 /// Whether mail for this region goes on while it comes in. What is only in transit may then never rest here.

@@ -79,6 +79,7 @@ fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Reason>> {
     let stranger = Peer::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let circumstances = Circumstances {
         attribution: &Attribution::Incoming,
+        via: None,
         peer: &stranger,
         sender: None,
         door: Door::Regular,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::mail::{
-    AcceptedDomain, ConnectorKind, Domain, DomainPattern, InboundConnector, Lookup, OwnedConnector, Peer,
-    Region, Tenant, Transport,
+    AcceptedDomain, ConnectorKind, Domain, DomainPattern, InboundConnector, Lookup, OutboundConnector,
+    OwnedConnector, Peer, Region, Tenant, Transport,
 };
 
 use super::{Reason, Rules, Trail};
@@ -92,6 +92,75 @@ impl fmt::Display for Attribution {
     }
 }
 
+/// By what a client showed that it is a connector's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    Certificate,
+    Address,
+}
+
+/// The inbound connector that a message comes by, and whose it is; incoming mail may have one too (rule 34).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    pub tenant: Arc<Tenant>,
+    pub connector: Arc<InboundConnector>,
+    pub proof: Proof,
+}
+
+/// As the log has it: `contoso/hq`.
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant.id, self.connector.name)
+    }
+}
+
+/// Whose client it is, and by which connector.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributed {
+    pub attribution: Attribution,
+    pub via: Option<Via>,
+}
+
+/// How a message came in, as far as its way on depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Came {
+    pub transport: Transport,
+    /// Whose connector it came by,
+    pub tenant: Option<Arc<Tenant>>,
+    /// and that connector's name.
+    pub connector: Option<Arc<str>>,
+}
+
+impl Came {
+    pub fn by(attribution: &Attribution, via: Option<&Via>) -> Self {
+        Self {
+            transport: attribution.transport(),
+            tenant: attribution.tenant().or(via.map(|via| &via.tenant)).cloned(),
+            connector: via.map(|via| via.connector.name.clone()),
+        }
+    }
+
+    /// Whether it was handed over by the servers of this tenant that the connector leads to. A connector that
+    /// is gone since counts as theirs: mail never goes round for a change of configuration.
+    pub(super) fn from(&self, tenant: &Tenant, outbound: &OutboundConnector) -> bool {
+        let paired = outbound.returns_by.as_ref();
+        self.is_from_servers_of(tenant) && paired.is_none_or(|paired| self.connector.as_ref() == Some(paired))
+    }
+
+    /// Whether it came by an on-premises connector of this tenant.
+    pub(super) fn is_from_servers_of(&self, tenant: &Tenant) -> bool {
+        let own = |name: &Arc<str>| {
+            let inbound = tenant.inbound_connectors.iter().find(|inbound| inbound.name == *name);
+            inbound.is_none_or(|inbound| inbound.kind == ConnectorKind::OnPremises)
+        };
+        self.is_of(tenant) && self.connector.as_ref().is_some_and(own)
+    }
+
+    fn is_of(&self, tenant: &Tenant) -> bool {
+        self.tenant.as_ref().is_some_and(|own| own.id == tenant.id)
+    }
+}
+
 /// What is known of a client and its MAIL FROM when it is attributed.
 #[derive(Debug)]
 pub struct ClientFacts<'a> {
@@ -135,20 +204,20 @@ pub fn peer_edge(rules: &Rules, peer: &Peer, trail: &mut Trail) -> Option<Attrib
 }
 
 /// Certificate, then address with sender, then nobody's. Comes after `peer_edge`.
-pub fn attribute(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<Attribution, Reason> {
+pub fn attribute(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<Attributed, Reason> {
     if let Some(found) = by_certificate(facts, trail)? {
-        return Ok(found.originating());
+        return Ok(found.originating(Proof::Certificate));
     }
     // Rule 20: who could not be asked for must not be answered for good, now or at RCPT.
     if facts.sender_domain == Lookup::Failed {
         trail.step("17", || "the lookup of the sender's domain failed".to_owned());
         return Err(Reason::DomainLookupFailed);
     }
-    if let Some(found) = by_address(facts, trail) {
-        return Ok(found.originating());
+    if let Some(attributed) = by_address(facts, trail) {
+        return Ok(attributed);
     }
     trail.step("attribution", || "no connector of its own speaks for the client: incoming mail".to_owned());
-    Ok(Attribution::Incoming)
+    Ok(Attributed::default())
 }
 
 /// A connector that was found, and whose it is.
@@ -159,8 +228,14 @@ pub(super) struct Owned<'f> {
 }
 
 impl Owned<'_> {
-    fn originating(self) -> Attribution {
-        Attribution::Originating { tenant: self.tenant.clone(), connector: self.connector.name.clone() }
+    fn originating(self, proof: Proof) -> Attributed {
+        let (tenant, connector) = (self.tenant.clone(), self.connector.name.clone());
+        let attribution = Attribution::Originating { tenant, connector };
+        Attributed { attribution, via: Some(self.via(proof)) }
+    }
+
+    fn via(self, proof: Proof) -> Via {
+        Via { tenant: self.tenant.clone(), connector: self.connector.clone(), proof }
     }
 }
 
@@ -196,7 +271,7 @@ fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<
     let found = claim.vouched.iter().find_map(|lookup| match lookup {
         Lookup::Found(domain) => {
             let tenant = &domain.tenant;
-            let mut own = on_premises(tenant, facts.sender);
+            let mut own = on_premises(tenant, facts);
             let connector = own.find(|one| one.certificate_names.contains(&claim.pattern))?;
             Some(Owned { tenant, connector })
         }
@@ -211,12 +286,14 @@ fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<
 /// A tenant's own connectors that send for this sender.
 fn on_premises<'t>(
     tenant: &'t Tenant,
-    sender: Option<&Domain>,
+    facts: &ClientFacts<'_>,
 ) -> impl Iterator<Item = &'t Arc<InboundConnector>> {
-    tenant
-        .inbound_connectors
-        .iter()
-        .filter(move |one| one.kind == ConnectorKind::OnPremises && one.covers_sender(sender))
+    let accepted = facts.sender_domain.as_ref().found();
+    tenant.inbound_connectors.iter().filter(move |one| {
+        one.kind == ConnectorKind::OnPremises
+            && one.covers_sender(facts.sender)
+            && one.is_associated(accepted.map(Arc::as_ref))
+    })
 }
 
 fn unvouched(claim: &Claim) -> String {
@@ -250,7 +327,7 @@ impl Exactness {
 }
 
 /// Rules 32 to 34: an address speaks for a tenant only with one of the tenant's own senders.
-fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<Owned<'f>> {
+fn by_address(facts: &ClientFacts<'_>, trail: &mut Trail) -> Option<Attributed> {
     let found = facts.network_connector()?;
     let Owned { tenant, connector } = found;
     let ip = facts.peer.ip;
@@ -261,7 +338,7 @@ fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<Owned
                 tenant.id, connector.name
             )
         });
-        return Some(found);
+        return Some(found.originating(Proof::Address));
     }
     trail.step("33", || {
         format!(
@@ -269,7 +346,7 @@ fn by_address<'f>(facts: &'f ClientFacts<'_>, trail: &mut Trail) -> Option<Owned
             connector.name, tenant.id
         )
     });
-    None
+    Some(Attributed { attribution: Attribution::Incoming, via: Some(found.via(Proof::Address)) })
 }
 
 impl ClientFacts<'_> {
@@ -286,7 +363,7 @@ impl ClientFacts<'_> {
     pub(super) fn network_connector(&self) -> Option<Owned<'_>> {
         match self.sender_tenant() {
             Some(tenant) => {
-                let ranked = on_premises(tenant, self.sender)
+                let ranked = on_premises(tenant, self)
                     .filter_map(|connector| Some((connector.ip_specificity(self.peer.ip)?, connector)));
                 // Among equals the first in the file wins.
                 let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });

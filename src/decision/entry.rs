@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::mail::{AcceptedDomain, Domain, Lookup, Peer, Region, Residency};
 
-use super::{Attribution, MixedRegions, Reason, Rules, Trail, decide_partner};
+use super::{Attribution, MixedRegions, Reason, Rules, Trail, Via, decide_partner};
 
 /// What kind of listener the client came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +40,8 @@ pub enum Entry {
     Hosted {
         domain: Arc<AcceptedDomain>,
         ingress: Region,
+        /// The partner connector of its tenant that it comes by.
+        partner: Option<Via>,
     },
     /// Nobody here hosts it; an originating client may still address it.
     Foreign,
@@ -79,7 +81,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
         }
     };
     trail.step("facts", || describe(domain, facts.recipient_domain));
-    decide_partner(&domain.tenant, facts.peer, facts.sender, facts.attribution, trail)?;
+    let partner = decide_partner(&domain.tenant, facts.peer, facts.sender, facts.attribution, trail)?;
     if !domain.tenant.subscription {
         trail.step("16", || format!("tenant {} has no subscription", domain.tenant.id));
         return Err(Reason::NoSubscription);
@@ -90,7 +92,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
         trail.step("14", || format!("ingress {ingress} differs from that of the first recipient"));
         return Err(Reason::MixedRegions);
     }
-    Ok(Entry::Hosted { domain: domain.clone(), ingress })
+    Ok(Entry::Hosted { domain: domain.clone(), ingress, partner })
 }
 
 fn decide_foreign(facts: &EntryFacts<'_>, trail: &mut Trail) -> Result<Entry, Reason> {

@@ -10,7 +10,7 @@ use crate::mail::{
     Tenant, Transport, User,
 };
 
-use super::{Attribution, Entry, Reason, Rules, Trail};
+use super::{Came, Entry, Reason, Rules, Trail};
 
 /// Where a recipient's mail goes from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,11 +70,11 @@ pub fn decide_home(
     entry: &Entry,
     recipient: &Address,
     user: Lookup<&User>,
-    attribution: &Attribution,
+    came: &Came,
     trail: &mut Trail,
 ) -> Result<Place, Reason> {
-    let Entry::Hosted { domain, ingress } = entry else {
-        return Ok(foreign_place(attribution.tenant(), recipient, trail));
+    let Entry::Hosted { domain, ingress, .. } = entry else {
+        return foreign_place(came, recipient, trail);
     };
     if domain.sending_to_disabled {
         trail.step("23", || format!("sending to {} is disabled", domain.name));
@@ -83,11 +83,11 @@ pub fn decide_home(
     // Whether mail may leave this region comes before whether there is a way: a strict tenant's senders are
     // told the same at every node.
     if let Lookup::Found(user) = user {
-        may_be_at(rules, domain, home_region(&domain.tenant, user), attribution, trail)?;
+        may_be_at(rules, domain, home_region(&domain.tenant, user), came.transport, trail)?;
     }
-    let place = hosted_place(rules, domain, *ingress, recipient, user, trail)?;
+    let place = hosted_place(rules, domain, *ingress, recipient, user, came, trail)?;
     if let Some(home) = place.home {
-        may_be_at(rules, domain, home, attribution, trail)?;
+        may_be_at(rules, domain, home, came.transport, trail)?;
     }
     Ok(place)
 }
@@ -97,13 +97,13 @@ fn may_be_at(
     rules: &Rules,
     domain: &AcceptedDomain,
     home: Region,
-    attribution: &Attribution,
+    transport: Transport,
     trail: &mut Trail,
 ) -> Result<(), Reason> {
     if home == rules.node_region {
         return Ok(());
     }
-    if matches!(attribution, Attribution::PeerEdge(_)) {
+    if transport == Transport::PeerEdge {
         // Stale directories must not ping-pong a message between edges.
         trail.step("6.peers", || {
             format!("the home region is {home}, and a peer's mail is never relayed onward")
@@ -121,11 +121,10 @@ fn may_be_at(
 /// Where a message that is already ours goes on, asked before each attempt (rule 89).
 pub fn decide_place(
     rules: &Rules,
-    transport: Transport,
+    came: &Came,
     domain: Lookup<Arc<AcceptedDomain>>,
     recipient: &Address,
     user: Lookup<&User>,
-    connector_tenant: Option<&Arc<Tenant>>,
 ) -> Result<Place, Reason> {
     let mut trail = Trail::off();
     let domain = match domain {
@@ -133,17 +132,15 @@ pub fn decide_place(
         Lookup::Failed => return Err(Reason::DomainLookupFailed),
         Lookup::Absent if is_own_postmaster(rules, recipient) => return own_store(rules, &mut trail),
         Lookup::Absent => {
-            return match transport {
-                Transport::Originating | Transport::Notice => {
-                    Ok(foreign_place(connector_tenant, recipient, &mut trail))
-                }
+            return match came.transport {
+                Transport::Originating | Transport::Notice => foreign_place(came, recipient, &mut trail),
                 Transport::Incoming | Transport::PeerEdge => Err(Reason::RelayDenied),
             };
         }
     };
-    let place = hosted_place(rules, &domain, domain.ingress_region(), recipient, user, &mut trail)?;
+    let place = hosted_place(rules, &domain, domain.ingress_region(), recipient, user, came, &mut trail)?;
     let leaves = place.home.is_some_and(|home| home != rules.node_region);
-    if leaves && transport == Transport::PeerEdge {
+    if leaves && came.transport == Transport::PeerEdge {
         return Err(Reason::NoRoute);
     }
     Ok(place)
@@ -163,26 +160,67 @@ pub fn own_store(rules: &Rules, trail: &mut Trail) -> Result<Place, Reason> {
     region_place(rules, rules.node_region, Irr::NotApplied(IrrMiss::NoUser), trail)
 }
 
-fn foreign_place(tenant: Option<&Arc<Tenant>>, recipient: &Address, trail: &mut Trail) -> Place {
+fn foreign_place(came: &Came, recipient: &Address, trail: &mut Trail) -> Result<Place, Reason> {
     let domain = recipient.domain();
-    if let Some((tenant, connector)) =
-        tenant.and_then(|tenant| Some((tenant, tenant.outbound_connector(domain)?)))
-    {
-        return smart_host_place(tenant, connector, trail);
+    if let (Transport::Originating, Some(tenant)) = (came.transport, &came.tenant) {
+        if let Some(place) = central_place(tenant, came, trail)? {
+            return Ok(place);
+        }
+        // What the tenant's servers hand over for the world must not come straight back to them.
+        if let Some(connector) = tenant.outbound_connector(domain, |connector| came.from(tenant, connector)) {
+            return Ok(smart_host_place(tenant, connector, trail));
+        }
     }
     trail.step("90", || format!("{domain} is hosted by nobody here: to its MX"));
-    Place {
+    Ok(Place {
         next_hop: NextHop {
             name: NextHopName::Internet(domain.clone()),
             endpoints: Arc::new([]),
             tls: crate::mail::TlsLevel::Opportunistic,
+            ca: None,
         },
         home: None,
         irr: Irr::NotApplied(IrrMiss::NoUser),
-    }
+    })
 }
 
+/// Rule 39: where the tenant wants all mail to pass its own servers, that is where it goes until it comes from
+/// there. An edge of another region has seen to that, and a notice of ours is no mail from the internet.
+fn central_place(tenant: &Arc<Tenant>, came: &Came, trail: &mut Trail) -> Result<Option<Place>, Reason> {
+    match came.transport {
+        Transport::Incoming | Transport::Originating if tenant.route_all_via_on_premises => {}
+        Transport::Incoming | Transport::Originating | Transport::PeerEdge | Transport::Notice => {
+            return Ok(None);
+        }
+    }
+    let Some(connector) = tenant.central_connector() else {
+        trail
+            .step("19", || format!("tenant {} routes all mail on premises, and has no way there", tenant.id));
+        return Err(Reason::NoRoute);
+    };
+    if came.from(tenant, connector) {
+        trail.step("39", || format!("it comes from the servers of tenant {}: it has been there", tenant.id));
+        return Ok(None);
+    }
+    trail.step("39", || format!("tenant {} routes all mail through its own servers first", tenant.id));
+    Ok(Some(smart_host_place(tenant, connector, trail)))
+}
+
+/// Where it goes, once it has passed the tenant's own servers where those want to see all mail.
 fn hosted_place(
+    rules: &Rules,
+    domain: &Arc<AcceptedDomain>,
+    ingress: Region,
+    recipient: &Address,
+    user: Lookup<&User>,
+    came: &Came,
+    trail: &mut Trail,
+) -> Result<Place, Reason> {
+    let place = last_place(rules, domain, ingress, recipient, user, trail)?;
+    Ok(central_place(&domain.tenant, came, trail)?.unwrap_or(place))
+}
+
+fn last_place(
     rules: &Rules,
     domain: &Arc<AcceptedDomain>,
     ingress: Region,
@@ -214,7 +252,7 @@ fn hosted_place(
                 trail.step("4", || format!("{} is authoritative and has no user {recipient}", domain.name));
                 Err(Reason::UnknownRecipient)
             }
-            DomainKind::InternalRelay => match domain.tenant.outbound_connector(recipient.domain()) {
+            DomainKind::InternalRelay => match domain.tenant.outbound_connector_of_own(recipient.domain()) {
                 Some(connector) => {
                     trail.step("5", || format!("no user {recipient}, and {} is internal-relay", domain.name));
                     Ok(smart_host_place(&domain.tenant, connector, trail))
@@ -235,6 +273,7 @@ fn smart_host_place(tenant: &Arc<Tenant>, connector: &OutboundConnector, trail: 
             name: NextHopName::SmartHost { tenant: tenant.id.clone(), connector: connector.name.clone() },
             endpoints: connector.smart_hosts.clone(),
             tls: connector.tls,
+            ca: connector.ca.clone(),
         },
         home: None,
         irr: Irr::NotApplied(IrrMiss::NoUser),

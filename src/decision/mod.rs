@@ -11,7 +11,10 @@ mod restriction;
 mod rules;
 mod trail;
 
-pub use attribution::{Attribution, Claim, ClientFacts, PeerPattern, attribute, peer_edge, vouching_domains};
+pub use attribution::{
+    Attributed, Attribution, Came, Claim, ClientFacts, PeerPattern, Proof, Via, attribute, peer_edge,
+    vouching_domains,
+};
 pub use entry::{Door, Entry, EntryFacts, decide_entry};
 pub use home::{
     Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
@@ -143,6 +146,8 @@ pub struct Admitted {
     pub mailbox: Option<Address>,
     /// Whose mail it is: the recipient's tenant, or the client's own for a domain that nobody here hosts.
     pub tenant: Option<Arc<Tenant>>,
+    /// The connector of the recipient's tenant that it comes by, a partner's or its own.
+    pub via: Option<Via>,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::mail::{ConnectorKind, Domain, InboundConnector, Peer, Tenant};
 
-use super::{Attribution, ClientFacts, Reason, Trail};
+use super::{Attribution, ClientFacts, Proof, Reason, Trail, Via};
 
 /// May this client use this sender? Comes after `attribute`.
 pub fn decide_sender(
@@ -64,14 +64,15 @@ fn refuse_direct_send(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<(), 
 }
 
 /// Rules 35 and 37 for the recipient's tenant: the partner connector that covers the sender most exactly,
-/// where several do equally one that the client satisfies, says what the client must have.
+/// where several do equally one that the client satisfies, says what the client must have. It is then the
+/// connector that the mail comes by.
 pub fn decide_partner(
-    tenant: &Tenant,
+    tenant: &Arc<Tenant>,
     peer: &Peer,
     sender: Option<&Domain>,
     attribution: &Attribution,
     trail: &mut Trail,
-) -> Result<(), Reason> {
+) -> Result<Option<Via>, Reason> {
     let asked = match attribution {
         Attribution::Incoming => true,
         Attribution::PeerEdge(_) => false,
@@ -79,10 +80,10 @@ pub fn decide_partner(
         Attribution::Originating { tenant: own, .. } => own.id != tenant.id,
     };
     if !asked {
-        return Ok(());
+        return Ok(None);
     }
     let partners = most_exact_partners(tenant, sender);
-    let Some(first) = partners.first() else { return Ok(()) };
+    let Some(first) = partners.first() else { return Ok(None) };
     let Some(satisfied) = partners.iter().find(|connector| satisfies(peer, connector)) else {
         trail.step("35", || {
             format!(
@@ -97,7 +98,9 @@ pub fn decide_partner(
         return Err(Reason::TlsNeeded);
     }
     trail.step("35", || format!("as partner connector {} of tenant {} asks", satisfied.name, tenant.id));
-    Ok(())
+    let by_certificate = satisfied.covers_certificate(peer.verified_names());
+    let proof = if by_certificate { Proof::Certificate } else { Proof::Address };
+    Ok(Some(Via { tenant: tenant.clone(), connector: (*satisfied).clone(), proof }))
 }
 
 fn most_exact_partners<'t>(tenant: &'t Tenant, sender: Option<&Domain>) -> Vec<&'t Arc<InboundConnector>> {

@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::mail::{
     AcceptedDomain, ConnectorKind, DomainKind, DomainPattern, Endpoint, InboundConnector, Licenses, Lookup,
-    NextHop, NextHopName, OutboundConnector, Peer, Residency, Tenant, TlsLevel, Transport, User,
+    NextHop, NextHopName, OutboundConnector, Peer, Residency, Skipping, Tenant, TlsLevel, Transport, User,
 };
 
 fn region(code: &str) -> Region {
@@ -25,6 +25,7 @@ fn rules() -> Rules {
         name,
         endpoints: Arc::new([Endpoint::parse(endpoint).expect("an endpoint")]),
         tls: TlsLevel::Verify,
+        ca: None,
     };
     let routes = BTreeMap::from([
         (region("EUR"), hop(NextHopName::Store(region("EUR")), "lmtp://store.eur.example.net")),
@@ -95,6 +96,7 @@ struct Case {
     domain: Lookup<AcceptedDomain>,
     user: Lookup<User>,
     attribution: Attribution,
+    via: Option<Via>,
     door: Door,
     region_so_far: Option<Region>,
     recipient: Address,
@@ -107,6 +109,7 @@ impl Case {
             domain: Lookup::Found(domain),
             user: Lookup::Found(user),
             attribution: Attribution::Incoming,
+            via: None,
             door: Door::Regular,
             region_so_far: None,
             recipient: anna(),
@@ -136,7 +139,7 @@ impl Case {
                 &entry,
                 &self.recipient,
                 self.user.as_ref(),
-                &self.attribution,
+                &Came::by(&self.attribution, self.via.as_ref()),
                 &mut trail,
             )
         });
@@ -171,6 +174,21 @@ fn rule_4_and_18_a_recipient_is_absent_or_its_lookup_failed() {
     assert_eq!(with(Lookup::Failed), Err(Reason::RecipientLookupFailed));
 }
 
+fn outbound(name: &str, recipient_domains: &[&str]) -> OutboundConnector {
+    let pattern = |text: &&str| DomainPattern::parse(text).expect("a pattern");
+    OutboundConnector {
+        name: name.into(),
+        kind: ConnectorKind::OnPremises,
+        recipient_domains: recipient_domains.iter().map(pattern).collect(),
+        all_accepted_domains: false,
+        smart_hosts: Arc::new([]),
+        tls: TlsLevel::Verify,
+        ca: None,
+        route_all_via_on_premises: false,
+        returns_by: None,
+    }
+}
+
 #[test]
 fn rule_5_an_unknown_recipient_of_an_internal_relay_domain_goes_to_its_connector() {
     let mut owner = tenant("NAM", &["NAM", "EUR"]);
@@ -179,17 +197,8 @@ fn rule_5_an_unknown_recipient_of_an_internal_relay_domain_goes_to_its_connector
         Case { user: Lookup::Absent, ..Case::new(domain, user(None)) }.hop()
     };
     assert_eq!(relay(owner.clone()), Err(Reason::NoRoute));
-    owner.outbound_connectors = ["*", "contoso.com", "*.com"]
-        .iter()
-        .map(|pattern| {
-            Arc::new(OutboundConnector {
-                name: (*pattern).into(),
-                recipient_domains: vec![DomainPattern::parse(pattern).expect("a pattern")],
-                smart_hosts: Arc::new([]),
-                tls: TlsLevel::Verify,
-            })
-        })
-        .collect();
+    owner.outbound_connectors =
+        ["*", "contoso.com", "*.com"].iter().map(|pattern| Arc::new(outbound(pattern, &[pattern]))).collect();
     assert_eq!(relay(owner), Ok("smarthost:contoso/contoso.com".to_owned()));
 }
 
@@ -389,6 +398,9 @@ fn connector(name: &str, certificate_names: &[&str]) -> InboundConnector {
         require_tls: false,
         restrict_to_ip: false,
         restrict_to_certificate: false,
+        associated_domains: Vec::new(),
+        trusted_headers: false,
+        skipping: Skipping::default(),
     }
 }
 
@@ -419,7 +431,7 @@ fn rule_20_attribution_that_cannot_look_a_domain_up_is_temporary() {
     let accepted = || Lookup::Found(Arc::new(domain(owner.clone(), None)));
     let attributed = |claims, sender_domain| {
         let facts = ClientFacts { peer: &peer, sender: None, sender_domain, claims, at_address: None };
-        attribute(&facts, &mut Trail::off()).map(|attribution| attribution.transport())
+        attribute(&facts, &mut Trail::off()).map(|attributed| attributed.attribution.transport())
     };
     // The sender's domain, unless the certificate is enough.
     assert_eq!(attributed(Vec::new(), Lookup::Failed), Err(Reason::DomainLookupFailed));
@@ -466,6 +478,122 @@ fn section_6_originating_clients_reach_foreign_and_elsewhere_hosted_domains() {
     assert_eq!(foreign.hop(), Ok("internet:contoso.com".to_owned()));
 }
 
+fn by(owner: &Arc<Tenant>, inbound: &str) -> Via {
+    let connector = owner.inbound_connectors.iter().find(|one| *one.name == *inbound).expect("a connector");
+    Via { tenant: owner.clone(), connector: connector.clone(), proof: Proof::Address }
+}
+
+#[test]
+fn rule_38_the_most_specific_connector_takes_it() {
+    let owner = Tenant {
+        outbound_connectors: vec![
+            Arc::new(OutboundConnector { kind: ConnectorKind::Partner, ..outbound("all", &["*"]) }),
+            Arc::new(OutboundConnector { all_accepted_domains: true, ..outbound("own", &[]) }),
+            Arc::new(outbound("below", &["*.contoso.com"])),
+            Arc::new(outbound("deeper", &["*.hq.contoso.com", "*.foreign.example"])),
+            Arc::new(outbound("exact", &["mail.hq.contoso.com"])),
+        ],
+        ..tenant("EUR", &["EUR"])
+    };
+    for (domain, own, foreign) in [
+        ("contoso.com", "own", "all"),
+        ("x.contoso.com", "below", "below"),
+        ("hq.contoso.com", "below", "below"),
+        ("x.hq.contoso.com", "deeper", "deeper"),
+        ("mail.hq.contoso.com", "exact", "exact"),
+        ("x.mail.hq.contoso.com", "deeper", "deeper"),
+        ("other.example", "own", "all"),
+        ("foreign.example", "own", "all"),
+        ("a.foreign.example", "deeper", "deeper"),
+    ] {
+        let domain = Domain::parse(domain).expect("a domain");
+        let name = |found: Option<&Arc<OutboundConnector>>| found.map(|one| one.name.to_string());
+        assert_eq!(name(owner.outbound_connector_of_own(&domain)).as_deref(), Some(own), "{domain}");
+        assert_eq!(name(owner.outbound_connector(&domain, |_| true)).as_deref(), Some(foreign), "{domain}");
+    }
+}
+
+/// A tenant whose mail all passes its own servers, which hand it back as `from-hq`.
+fn centralised() -> Tenant {
+    let partner = InboundConnector { kind: ConnectorKind::Partner, ..connector("bank", &[]) };
+    Tenant {
+        route_all_via_on_premises: true,
+        inbound_connectors: vec![
+            Arc::new(connector("from-hq", &["mail.contoso.com"])),
+            Arc::new(connector("cloud", &["store.contoso.com"])),
+            Arc::new(partner),
+        ],
+        outbound_connectors: vec![Arc::new(OutboundConnector {
+            returns_by: Some("from-hq".into()),
+            ..outbound("to-hq", &["*"])
+        })],
+        ..tenant("NAM", &["NAM", "EUR"])
+    }
+}
+
+#[test]
+fn rule_39_all_mail_passes_the_tenants_own_servers_once() {
+    let owner = centralised();
+    let shared = Arc::new(owner.clone());
+    let other = Arc::new(Tenant { id: "fabrikam".into(), ..centralised() });
+    let decide = |attribution: Attribution, via: Option<Via>| {
+        Case { attribution, via, ..Case::new(domain(owner.clone(), Some("EUR")), user(Some("EUR"))) }.hop()
+    };
+    let originating =
+        |owner: &Arc<Tenant>| Attribution::Originating { tenant: owner.clone(), connector: "x".into() };
+    let (there, here) = (Ok("smarthost:contoso/to-hq".to_owned()), Ok("store:EUR".to_owned()));
+    // From the internet, from a partner, from another tenant's servers: there first.
+    assert_eq!(decide(Attribution::Incoming, None), there);
+    assert_eq!(decide(Attribution::Incoming, Some(by(&other, "from-hq"))), there);
+    assert_eq!(decide(originating(&other), Some(by(&other, "from-hq"))), there);
+    assert_eq!(decide(originating(&shared), Some(by(&shared, "cloud"))), there);
+    // It comes back by certificate or by address; or from an edge that has seen to it.
+    assert_eq!(decide(Attribution::Incoming, Some(by(&shared, "from-hq"))), here);
+    assert_eq!(decide(originating(&shared), Some(by(&shared, "from-hq"))), here);
+    assert_eq!(decide(Attribution::PeerEdge(region("NAM")), None), here);
+    // Unknown recipients and lookups that fail are answered here.
+    let unknown = Case { user: Lookup::Absent, ..Case::new(domain(owner.clone(), Some("EUR")), user(None)) };
+    assert_eq!(unknown.hop(), Err(Reason::UnknownRecipient));
+
+    // Without a pair any on-premises connector is the way back, and a partner's is not.
+    let mut unpaired = owner.clone();
+    unpaired.outbound_connectors = vec![Arc::new(outbound("to-hq", &["*"]))];
+    let decide = |via: &str| {
+        let via = Some(by(&Arc::new(unpaired.clone()), via));
+        Case { via, ..Case::new(domain(unpaired.clone(), Some("EUR")), user(Some("EUR"))) }.hop()
+    };
+    assert_eq!((decide("cloud"), decide("bank")), (here, there));
+
+    // A way that a database lost is a way missing, never a way around.
+    let lost = Tenant { outbound_connectors: Vec::new(), ..owner };
+    let case = Case::new(domain(lost, Some("EUR")), user(Some("EUR")));
+    assert_eq!(case.hop(), Err(Reason::NoRoute));
+}
+
+#[test]
+fn what_a_tenants_servers_send_to_the_world_does_not_come_back_to_them() {
+    let foreign = |owner: &Tenant, inbound: &str| {
+        let owner = Arc::new(owner.clone());
+        let attribution = Attribution::Originating { tenant: owner.clone(), connector: inbound.into() };
+        let via = Some(by(&owner, inbound));
+        Case { attribution, via, domain: Lookup::Absent, ..Case::new(contoso(), user(None)) }.hop()
+    };
+    let (internet, there) = (Ok("internet:contoso.com".to_owned()), Ok("smarthost:contoso/to-hq".to_owned()));
+    // Rule 39, outward: from the cloud there, and from there to the world.
+    assert_eq!(foreign(&centralised(), "cloud"), there);
+    assert_eq!(foreign(&centralised(), "from-hq"), internet);
+    let plain = |connector| Tenant {
+        route_all_via_on_premises: false,
+        outbound_connectors: vec![Arc::new(connector)],
+        ..centralised()
+    };
+    assert_eq!(foreign(&plain(outbound("to-hq", &["*"])), "from-hq"), internet);
+    // A partner's filter takes everything, and a domain's own connector what is named.
+    let filter = OutboundConnector { kind: ConnectorKind::Partner, ..outbound("to-hq", &["*"]) };
+    assert_eq!(foreign(&plain(filter), "from-hq"), there);
+    assert_eq!(foreign(&plain(outbound("to-hq", &["contoso.com"])), "from-hq"), there);
+}
+
 #[test]
 fn section_6_postmaster_is_always_accepted_where_its_domain_is_hosted() {
     let postmaster = Address::parse("PostMaster@contoso.com").expect("an address");
@@ -482,7 +610,8 @@ fn rule_89_the_way_on_is_decided_anew_for_what_is_already_ours() {
             Lookup::Absent => Lookup::Absent,
             Lookup::Failed => Lookup::Failed,
         };
-        decide_place(&rules, transport, domain, &anna(), user.as_ref(), None)
+        let came = Came { transport, ..Came::default() };
+        decide_place(&rules, &came, domain, &anna(), user.as_ref())
             .map(|place| place.next_hop.name.to_string())
     };
     let found = |pdl| (Lookup::Found(contoso()), Lookup::Found(user(pdl)));

@@ -302,6 +302,7 @@ impl Courier {
 
     async fn open(&self, road: &Road<'_>, tls: TlsLevel) -> Result<Connection, NotReady> {
         let services = &*self.services;
+        let trust = trust(tls, self.hop.ca.as_deref());
         let failed =
             |error: net::Error| NotReady::Unusable(verdict::obstacle(&not_connected(&error), &road.label));
         let stream = services
@@ -315,7 +316,7 @@ impl Courier {
             Start::Implicit => {
                 let patience = services.patience.handshake;
                 (wire, _) = wire
-                    .connect_tls(&services.tls, trust(tls), road.server_name, patience)
+                    .connect_tls(&services.tls, trust, road.server_name, patience)
                     .await
                     .map_err(failed)?;
                 Channel::Secured
@@ -327,7 +328,7 @@ impl Courier {
         };
         let hostname = services.hostname.clone();
         let dialogue = Dialogue::new(hostname, road.label.clone(), road.protocol, tls, channel);
-        Connection::open(wire, dialogue, place, tls, road.server_name, services).await
+        Connection::open(wire, dialogue, place, trust, road.server_name, services).await
     }
 }
 

@@ -259,7 +259,7 @@ impl Stage {
         let endpoints: Vec<Endpoint> =
             endpoints.iter().map(|text| Endpoint::parse(text).expect("an endpoint")).collect();
         let name = NextHopName::Store(Region::parse("EUR").expect("a region"));
-        let hop = NextHop { name, endpoints: endpoints.into(), tls };
+        let hop = NextHop { name, endpoints: endpoints.into(), tls, ca: None };
         (Courier::new(Arc::new(self.services), hop), self.heard)
     }
 }

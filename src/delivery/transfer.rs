@@ -5,6 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::path::Path;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -74,7 +75,7 @@ impl Connection {
         wire: Wire,
         dialogue: Dialogue,
         place: Place,
-        tls: TlsLevel,
+        trust: Trust<'_>,
         server_name: &str,
         services: &Services,
     ) -> Result<Self, NotReady> {
@@ -96,7 +97,7 @@ impl Connection {
                 }
                 Action::Secure => {
                     let secured;
-                    (connection, secured) = connection.secure(tls, server_name, services).await?;
+                    (connection, secured) = connection.secure(trust, server_name, services).await?;
                     connection.dialogue.on(Input::Secured(secured))
                 }
                 Action::Ready => return Ok(connection),
@@ -112,12 +113,12 @@ impl Connection {
     /// A failed handshake takes the connection with it; the dialogue then says what that means.
     async fn secure(
         mut self,
-        tls: TlsLevel,
+        trust: Trust<'_>,
         server_name: &str,
         services: &Services,
     ) -> Result<(Self, Result<(), String>), NotReady> {
         let patience = services.patience.handshake;
-        match self.wire.connect_tls(&services.tls, trust(tls), server_name, patience).await {
+        match self.wire.connect_tls(&services.tls, trust, server_name, patience).await {
             Ok((wire, _facts)) => {
                 self.wire = wire;
                 Ok((self, Ok(())))
@@ -376,10 +377,10 @@ impl Patience {
     }
 }
 
-pub(super) fn trust(tls: TlsLevel) -> Trust {
+pub(super) fn trust(tls: TlsLevel, ca: Option<&Path>) -> Trust<'_> {
     match tls {
         TlsLevel::Off | TlsLevel::Opportunistic | TlsLevel::Encrypt => Trust::Anyone,
-        TlsLevel::Verify => Trust::Named,
+        TlsLevel::Verify => ca.map_or(Trust::Named, Trust::NamedBy),
     }
 }
 

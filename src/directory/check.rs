@@ -124,7 +124,9 @@ pub(super) fn findings<'t>(table: &'t Table, regions: &'t Regions) -> impl Itera
 
 fn domain_problems(domain: &AcceptedDomain) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if domain.kind == DomainKind::InternalRelay && domain.tenant.outbound_connector(&domain.name).is_none() {
+    if domain.kind == DomainKind::InternalRelay
+        && domain.tenant.outbound_connector_of_own(&domain.name).is_none()
+    {
         problems.push(Problem::NoConnector);
     }
     if let Some(region) = domain.mail_flow_region.filter(|region| !domain.tenant.allows(*region)) {

@@ -53,7 +53,8 @@ impl Connectors {
         }
     }
 
-    /// The connector that sends for this sender from this address: the first of the most exact network.
+    /// The connector that sends for this sender of no tenant's from this address: the first of the most exact
+    /// network.
     pub(super) fn at(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&OwnedConnector> {
         let IpAddr::V4(ip) = ip else { return None };
         let networks = self
@@ -62,14 +63,14 @@ impl Connectors {
             .rev()
             .map(|length| Ipv4Net::new(ip, *length).expect("a length that a network had").trunc());
         let mut there = networks.filter_map(|network| self.by_network.get(&network)).flatten();
-        there.find(|owned| owned.connector.covers_sender(sender))
+        there.find(|owned| owned.connector.covers_sender(sender) && owned.connector.is_associated(None))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{ConnectorKind, InboundConnector, Region, Residency};
+    use crate::mail::{ConnectorKind, InboundConnector, Region, Residency, Skipping};
 
     fn connector(name: &str, certificate_names: &[&str], source_ips: &[&str]) -> InboundConnector {
         InboundConnector {
@@ -84,6 +85,9 @@ mod tests {
             require_tls: false,
             restrict_to_ip: false,
             restrict_to_certificate: false,
+            associated_domains: Vec::new(),
+            trusted_headers: false,
+            skipping: Skipping::default(),
         }
     }
 

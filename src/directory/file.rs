@@ -3,15 +3,20 @@
 //! Owns their keys and what may not stand together in them. Everything wrong is noted and the walk
 //! goes on; whoever asked must look at the notes before using the table.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::Table;
 use super::user_file;
 use crate::document::{Entry, Notes, Page, Section};
 use crate::mail::{
-    AcceptedDomain, Address, ConnectorKind, DomainKind, DomainPattern, InboundConnector, Licenses,
-    OutboundConnector, Region, Regions, Residency, Tenant, TlsLevel, User,
+    AcceptedDomain, Address, ConnectorKind, Domain, DomainKind, DomainPattern, InboundConnector, Licenses,
+    OutboundConnector, Region, Regions, Residency, Skipping, Tenant, TlsLevel, User,
 };
 
 pub(super) const LICENSES: [(&str, License); 2] = [("multi-geo", License::MultiGeo), ("mail", License::Mail)];
@@ -41,7 +46,8 @@ pub fn read(
     let top = page.top();
     // All domains before the first user, so that an address at another tenant's is called just that.
     let sections = top.sections("tenant", "id");
-    let tenants: Vec<_> = sections.iter().map(|section| read_tenant(section, regions, &mut table)).collect();
+    let tenants: Vec<_> =
+        sections.iter().map(|section| read_tenant(section, base, regions, &mut table)).collect();
     for (section, tenant) in sections.iter().zip(&tenants) {
         for user in section.sections("user", "address") {
             read_user(&user, tenant, regions, &mut table);
@@ -59,8 +65,9 @@ pub fn read(
 }
 
 /// The tenant with its domains; not its users.
-fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) -> Arc<Tenant> {
-    let tenant = Arc::new(tenant(section, regions));
+fn read_tenant(section: &Section<'_>, base: &Path, regions: &Regions, table: &mut Table) -> Arc<Tenant> {
+    let mut associated = Vec::new();
+    let tenant = Arc::new(tenant(section, base, regions, &mut associated));
     if table.tenant(&tenant.id).is_some() && !tenant.id.is_empty() {
         section.mistake("id", format!("\"{}\" names an earlier tenant too", tenant.id), "an id of its own");
     }
@@ -68,10 +75,25 @@ fn read_tenant(section: &Section<'_>, regions: &Regions, table: &mut Table) -> A
     for domain in section.sections("domain", "name") {
         read_domain(&domain, &tenant, regions, table);
     }
+    for (entry, domain) in associated {
+        let own = table.domain(&domain).is_some_and(|own| own.name == domain && own.tenant.id == tenant.id);
+        if !own {
+            entry.mistake(
+                format!("\"{domain}\" is no domain of the tenant's"),
+                "a [[tenant.domain]] by its name",
+            );
+        }
+    }
     tenant
 }
 
-fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
+/// `associated` takes the domains that connectors are tied to, to be looked at once all domains are known.
+fn tenant<'p>(
+    section: &Section<'p>,
+    base: &Path,
+    regions: &Regions,
+    associated: &mut Vec<(Entry<'p>, Domain)>,
+) -> Tenant {
     let region = |entry: &Entry<'_>| entry.region(regions);
     let id = section.require("id", "a name for the tenant", Entry::text).unwrap_or_default();
     let default_region = section
@@ -83,17 +105,10 @@ fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
         allowed_regions.push(default_region);
     }
     let residency = [("documented", Residency::Documented), ("strict", Residency::Strict)];
-    let inbound_connectors = inbound_connectors(section);
-    let outbound_connectors = outbound_connectors(section);
+    let inbound_connectors = inbound_connectors(section, associated);
+    let outbound_connectors = outbound_connectors(section, base, &inbound_connectors);
     let route_all_via_on_premises = section.read_or("route_all_via_on_premises", false, Entry::flag);
-    if route_all_via_on_premises && outbound_connectors.is_empty() {
-        section.mistake(
-            "route_all_via_on_premises",
-            "needs a way to the tenant's own servers",
-            "an [[tenant.outbound_connector]]",
-        );
-    }
-    Tenant {
+    let tenant = Tenant {
         id: id.into(),
         default_region,
         allowed_regions,
@@ -107,20 +122,58 @@ fn tenant(section: &Section<'_>, regions: &Regions) -> Tenant {
         messages_per_minute: section.read("messages_per_minute", |entry| entry.integer(0..=1_000_000_000)),
         inbound_connectors,
         outbound_connectors,
+    };
+    note_one_way(section, &tenant);
+    tenant
+}
+
+/// Rule 39 needs a way there, and a way to know what comes back.
+fn note_one_way(section: &Section<'_>, tenant: &Tenant) {
+    let key = "route_all_via_on_premises";
+    if !tenant.route_all_via_on_premises {
+        if tenant.outbound_connectors.iter().any(|connector| connector.route_all_via_on_premises) {
+            section.mistake(
+                key,
+                "is not true, but an outbound connector says so",
+                "true for the tenant as well",
+            );
+        }
+        return;
+    }
+    if tenant.central_connector().is_none() {
+        section.mistake(
+            key,
+            "needs a way to the tenant's own servers",
+            "an on-premises [[tenant.outbound_connector]] for \"*\", for all accepted domains, or with \
+             route_all_via_on_premises = true",
+        );
+    }
+    if !tenant.inbound_connectors.iter().any(|inbound| inbound.kind == ConnectorKind::OnPremises) {
+        section.mistake(
+            key,
+            "needs a way to know what has been there",
+            "an on-premises [[tenant.inbound_connector]]",
+        );
     }
 }
 
-fn inbound_connectors(section: &Section<'_>) -> Vec<Arc<InboundConnector>> {
+fn inbound_connectors<'p>(
+    section: &Section<'p>,
+    associated: &mut Vec<(Entry<'p>, Domain)>,
+) -> Vec<Arc<InboundConnector>> {
     let mut connectors: Vec<Arc<InboundConnector>> = Vec::new();
     for section in section.sections("inbound_connector", "name") {
-        let connector = inbound_connector(&section);
+        let connector = inbound_connector(&section, associated);
         note_twin(&section, &connector.name, connectors.iter().map(|other| &other.name));
         connectors.push(Arc::new(connector));
     }
     connectors
 }
 
-fn inbound_connector(section: &Section<'_>) -> InboundConnector {
+fn inbound_connector<'p>(
+    section: &Section<'p>,
+    associated: &mut Vec<(Entry<'p>, Domain)>,
+) -> InboundConnector {
     let name = section.require("name", "a name for the connector", Entry::text).unwrap_or_default();
     let kinds = [("on-premises", ConnectorKind::OnPremises), ("partner", ConnectorKind::Partner)];
     let kind = section.require("type", "\"on-premises\" or \"partner\"", |entry| entry.word(&kinds));
@@ -130,6 +183,10 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
     let require_tls = section.read_or("require_tls", false, Entry::flag);
     let restrict_to_ip = section.read_or("restrict_to_ip", false, Entry::flag);
     let restrict_to_certificate = section.read_or("restrict_to_certificate", false, Entry::flag);
+    let trusted_headers = section.read_or("trusted_headers", false, Entry::flag);
+    let domains = section.list("associated_domains", |entry| Some((entry.clone(), entry.domain()?)));
+    let domains = domains.unwrap_or_default();
+    let skipping = skipping(section);
 
     let (names_certificates, names_ips) =
         (section.has_items("certificate_names"), section.has_items("source_ips"));
@@ -151,6 +208,17 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
             }
         }
         Some(ConnectorKind::Partner) => {
+            for (key, set) in
+                [("trusted_headers", trusted_headers), ("associated_domains", !domains.is_empty())]
+            {
+                if set {
+                    section.mistake(
+                        key,
+                        "has a meaning for the tenant's own servers only",
+                        "type = \"on-premises\", or no such key",
+                    );
+                }
+            }
             section.refuse_empty("sender_domains", "the partner's domains");
             if restrict_to_ip && !names_ips {
                 section.mistake("restrict_to_ip", "names no addresses to restrict to", "source_ips");
@@ -165,6 +233,11 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
         }
         None => {}
     }
+    if trusted_headers && !names_certificates {
+        section.mistake("trusted_headers", "needs the proof of a certificate", "certificate_names");
+    }
+    let associated_domains = domains.iter().map(|(_, domain)| domain.clone()).collect();
+    associated.extend(domains);
     InboundConnector {
         name: name.into(),
         kind: kind.unwrap_or(ConnectorKind::OnPremises),
@@ -174,31 +247,118 @@ fn inbound_connector(section: &Section<'_>) -> InboundConnector {
         require_tls,
         restrict_to_ip,
         restrict_to_certificate,
+        associated_domains,
+        trusted_headers,
+        skipping,
     }
 }
 
-fn outbound_connectors(section: &Section<'_>) -> Vec<Arc<OutboundConnector>> {
+/// Rule 40.
+fn skipping(section: &Section<'_>) -> Skipping {
+    let last_ip = section.read_or("skip_last_ip", false, Entry::flag);
+    let ips: Vec<IpNet> = section.list("skip_ips", addresses).unwrap_or_default().concat();
+    let users = section.list("users", Entry::address).unwrap_or_default();
+    let skipping = Skipping { last_ip, ips, users };
+    if skipping.last_ip && section.has_items("skip_ips") {
+        section.mistake("skip_ips", "stands beside skip_last_ip = true", "one of the two");
+    }
+    if !skipping.users.is_empty() && !skipping.last_ip && !section.has_items("skip_ips") {
+        section.mistake("users", "names users for whom nothing is skipped", "skip_last_ip or skip_ips");
+    }
+    skipping
+}
+
+/// One address, a network, or a range of addresses, as networks.
+fn addresses(entry: &Entry<'_>) -> Option<Vec<IpNet>> {
+    let expected = "an address, a CIDR, or a range such as \"192.0.2.1-192.0.2.9\"";
+    entry.text_as(expected, |text| {
+        let Some((first, last)) = text.split_once('-') else {
+            return crate::document::parse_network(text).map(|network| vec![network]);
+        };
+        match (first.trim().parse().ok()?, last.trim().parse().ok()?) {
+            (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                Some(Ipv4Subnets::new(first, last, 0).map(IpNet::from).collect())
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                Some(Ipv6Subnets::new(first, last, 0).map(IpNet::from).collect())
+            }
+            _ => None,
+        }
+    })
+}
+
+fn outbound_connectors(
+    section: &Section<'_>,
+    base: &Path,
+    inbound: &[Arc<InboundConnector>],
+) -> Vec<Arc<OutboundConnector>> {
     let mut connectors: Vec<Arc<OutboundConnector>> = Vec::new();
     for section in section.sections("outbound_connector", "name") {
-        let connector = outbound_connector(&section);
+        let connector = outbound_connector(&section, base, inbound);
         note_twin(&section, &connector.name, connectors.iter().map(|other| &other.name));
         connectors.push(Arc::new(connector));
     }
     connectors
 }
 
-fn outbound_connector(section: &Section<'_>) -> OutboundConnector {
+fn outbound_connector(
+    section: &Section<'_>,
+    base: &Path,
+    inbound: &[Arc<InboundConnector>],
+) -> OutboundConnector {
     let name = section.require("name", "a name for the connector", Entry::text).unwrap_or_default();
     let recipient_domains = section.list("recipient_domains", Entry::pattern);
     let smart_hosts = section.list("smart_hosts", Entry::smtp_endpoint);
-    section.refuse_empty("recipient_domains", "the domains whose mail takes this connector, or [\"*\"]");
+    let kinds = [("on-premises", ConnectorKind::OnPremises), ("partner", ConnectorKind::Partner)];
+    let kind = section.read_or("type", ConnectorKind::OnPremises, |entry| entry.word(&kinds));
+    let all_accepted_domains = section.read_or("all_accepted_domains", false, Entry::flag);
+    let route_all_via_on_premises = section.read_or("route_all_via_on_premises", false, Entry::flag);
+    if !(all_accepted_domains || route_all_via_on_premises) || section.has("recipient_domains") {
+        section.refuse_empty("recipient_domains", "the domains whose mail takes this connector, or [\"*\"]");
+    }
+    if route_all_via_on_premises && kind == ConnectorKind::Partner {
+        section.mistake("route_all_via_on_premises", "leads to a partner", "type = \"on-premises\"");
+    }
+    let returns_by = section.read("returns_by", |entry| {
+        let name = entry.text()?;
+        let own = |one: &&Arc<InboundConnector>| &*one.name == name && one.kind == ConnectorKind::OnPremises;
+        if !inbound.iter().any(|one| own(&one)) {
+            entry
+                .mistake(format!("is \"{name}\""), "the name of an on-premises [[tenant.inbound_connector]]");
+        }
+        Some(name.into())
+    });
+    let tls = section.read_or("tls", TlsLevel::Verify, Entry::tls_level);
+    let ca = section.read("ca", |entry| authorities(entry, base));
+    if ca.is_some() && tls != TlsLevel::Verify {
+        section.mistake("ca", "is of no use: nothing is verified", "tls = \"verify\", or no ca");
+    }
     section.refuse_empty("smart_hosts", "hosts such as [\"smtp://mail.hq.contoso.com:25\"]");
     OutboundConnector {
         name: name.into(),
         recipient_domains: recipient_domains.unwrap_or_default(),
         smart_hosts: smart_hosts.unwrap_or_default().into(),
-        tls: section.read_or("tls", TlsLevel::Verify, Entry::tls_level),
+        kind,
+        all_accepted_domains,
+        tls,
+        ca,
+        route_all_via_on_premises,
+        returns_by,
     }
+}
+
+/// A file with certificates in PEM, absolute, so that it stays true wherever the daemon goes from here.
+fn authorities(entry: &Entry<'_>, base: &Path) -> Option<Arc<Path>> {
+    let path = entry.file(base)?;
+    let path = std::path::absolute(&path).unwrap_or(path);
+    let chain = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let problem = match chain {
+        Ok(chain) if chain.is_empty() => "has no certificate".to_owned(),
+        Ok(_) => return Some(path.into()),
+        Err(error) => format!("cannot be used: {error}"),
+    };
+    entry.mistake(format!("{:?} {problem}", entry.text().unwrap_or_default()), "certificates in PEM");
+    None
 }
 
 /// Connectors are named in commands and lanes, so each needs a name of its own in its tenant.
@@ -244,7 +404,7 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
         section.warning("mail_flow_region", problem, "a region where the tenant's mailboxes may be");
     }
     let Some(name) = name else { return };
-    if kind == Some(DomainKind::InternalRelay) && tenant.outbound_connector(&name).is_none() {
+    if kind == Some(DomainKind::InternalRelay) && tenant.outbound_connector_of_own(&name).is_none() {
         // Rule 5: an unknown recipient's mail would have nowhere to go.
         section.mistake(
             "type",

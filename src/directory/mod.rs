@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(hq.sender_domains.len(), 1);
         assert!(hq.sender_domains[0].matches(&domain("anything.example")));
         assert!(partner.restrict_to_ip && !partner.restrict_to_certificate);
-        let connector = tenant.outbound_connector(&domain("x.example")).expect("the one for all");
+        let connector = tenant.outbound_connector(&domain("x.example"), |_| false).expect("the one for all");
         assert_eq!(connector.smart_hosts.len(), 2);
         assert_eq!(connector.tls, crate::mail::TlsLevel::Encrypt);
     }

@@ -11,14 +11,13 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::decision::{
-    self, Admitted, Attribution, Claim, ClientFacts, Door, Entry, EntryFacts, Place, Reason, Rules, Trail,
-    attribute, decide_entry, decide_home, decide_place, decide_sender, is_own_postmaster, own_store,
-    peer_edge, vouching_domains,
+    self, Admitted, Attributed, Attribution, Came, Claim, ClientFacts, Door, Entry, EntryFacts, Place,
+    Reason, Rules, Trail, Via, attribute, decide_entry, decide_home, decide_place, decide_sender,
+    is_own_postmaster, own_store, peer_edge, vouching_domains,
 };
 use crate::directory::Directory;
 use crate::mail::{
-    AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant,
-    Transport, User,
+    AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant, User,
 };
 
 /// What RCPT TO asks for.
@@ -34,6 +33,8 @@ pub enum Asked {
 pub struct Circumstances<'a> {
     /// As `attribute` gave it for this transaction.
     pub attribution: &'a Attribution,
+    /// The connector by which it found out.
+    pub via: Option<&'a Via>,
     pub peer: &'a Peer,
     /// The domain of MAIL FROM; `None` for the null sender.
     pub sender: Option<&'a Domain>,
@@ -95,19 +96,19 @@ impl Inquiry {
         sender: Option<&Domain>,
         door: Door,
         trail: &mut Trail,
-    ) -> Result<Attribution, Reason> {
+    ) -> Result<Attributed, Reason> {
         match door {
             Door::Regular => {}
             // Rule 11 refuses every recipient, whoever asks: nothing is looked up.
-            Door::Legacy => return Ok(Attribution::Incoming),
+            Door::Legacy => return Ok(Attributed::default()),
         }
-        if let Some(edge) = peer_edge(rules, peer, trail) {
-            return Ok(edge);
+        if let Some(attribution) = peer_edge(rules, peer, trail) {
+            return Ok(Attributed { attribution, via: None });
         }
         let facts = self.client_facts(peer, sender).await;
-        let attribution = attribute(&facts, trail)?;
-        decide_sender(&facts, &attribution, trail)?;
-        Ok(attribution)
+        let attributed = attribute(&facts, trail)?;
+        decide_sender(&facts, &attributed.attribution, trail)?;
+        Ok(attributed)
     }
 
     async fn client_facts<'a>(&self, peer: &'a Peer, sender: Option<&'a Domain>) -> ClientFacts<'a> {
@@ -151,16 +152,21 @@ impl Inquiry {
         {
             let place = own_store(rules, trail)?;
             let domain = address.domain().clone();
-            let admitted = Admitted { address, domain, ingress: None, mailbox: None, tenant: None };
+            let admitted =
+                Admitted { address, domain, ingress: None, mailbox: None, tenant: None, via: None };
             return Ok((admitted, place));
         }
         let (entry, mailbox, place) = self.decide(rules, &address, circumstances, trail).await?;
-        let (ingress, tenant) = match &entry {
-            Entry::Hosted { domain, ingress } => (Some(*ingress), Some(domain.tenant.clone())),
-            Entry::Foreign => (None, circumstances.attribution.tenant().cloned()),
+        let own = circumstances.via;
+        let (ingress, tenant, via) = match entry {
+            Entry::Hosted { domain, ingress, partner } => {
+                let own = own.filter(|via| via.tenant.id == domain.tenant.id);
+                (Some(ingress), Some(domain.tenant.clone()), own.cloned().or(partner))
+            }
+            Entry::Foreign => (None, circumstances.attribution.tenant().cloned(), own.cloned()),
         };
         let domain = address.domain().clone();
-        Ok((Admitted { address, domain, ingress, mailbox, tenant }, place))
+        Ok((Admitted { address, domain, ingress, mailbox, tenant, via }, place))
     }
 
     async fn decide(
@@ -197,8 +203,8 @@ impl Inquiry {
             Entry::Hosted { domain, .. } => self.user(domain, address).await,
             Entry::Foreign => Lookup::Absent,
         };
-        let place = decide_home(rules, &entry, address, user.as_ref(), circumstances.attribution, trail)
-            .map_err(refused)?;
+        let came = Came::by(circumstances.attribution, circumstances.via);
+        let place = decide_home(rules, &entry, address, user.as_ref(), &came, trail).map_err(refused)?;
         Ok((entry, user.found().map(|user| user.primary), place))
     }
 
@@ -218,11 +224,12 @@ impl Inquiry {
             Lookup::Found(domain) => self.user(domain, recipient).await,
             Lookup::Absent | Lookup::Failed => Lookup::Absent,
         };
-        let tenant = match envelope.transport {
-            Transport::Originating => envelope.tenant.as_deref().and_then(|id| self.tenant(id)),
-            Transport::Incoming | Transport::PeerEdge | Transport::Notice => None,
+        let came = Came {
+            transport: envelope.transport,
+            tenant: envelope.tenant.as_deref().and_then(|id| self.tenant(id)),
+            connector: envelope.connector.as_deref().map(Into::into),
         };
-        decide_place(&rules, envelope.transport, domain, recipient, user.as_ref(), tenant.as_ref())
+        decide_place(&rules, &came, domain, recipient, user.as_ref())
     }
 
     /// Who reads this postmaster's mail, when it is nobody of that name.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::*;
 use crate::decision::MixedRegions;
 use crate::document::Notes;
-use crate::mail::{Endpoint, NextHop, NextHopName, Regions, TlsFacts, TlsLevel};
+use crate::mail::{Endpoint, NextHop, NextHopName, Regions, TlsFacts, TlsLevel, Transport};
 
 const DIRECTORY: &str = r#"
     [[tenant]]
@@ -140,6 +140,7 @@ fn inquiry() -> Inquiry {
         name,
         endpoints: Arc::new([Endpoint::parse(endpoint).expect("an endpoint")]),
         tls: TlsLevel::Verify,
+        ca: None,
     };
     let rules = Rules {
         inline: BTreeMap::new(),
@@ -190,13 +191,14 @@ async fn answer(inquiry: &Inquiry, ip: &str, shown: Shown, sender: &str, recipie
     let mut trail = Trail::on();
     let attributed = inquiry.attribute(&rules, &peer, sender, Door::Regular, &mut trail).await;
     assert!(!trail.into_steps().is_empty(), "every attribution leaves a trail");
-    let attribution = match attributed {
-        Ok(attribution) => attribution,
+    let Attributed { attribution, via } = match attributed {
+        Ok(attributed) => attributed,
         Err(reason) => return format!("MAIL {}", reason.word()),
     };
     let asked = Asked::Mailbox(Address::parse(recipient).expect("a recipient"));
     let circumstances = Circumstances {
         attribution: &attribution,
+        via: via.as_ref(),
         peer: &peer,
         sender,
         door: Door::Regular,
@@ -428,7 +430,7 @@ async fn rule_11_a_legacy_listener_attributes_nobody() {
     for peer in [peer(STRANGER, PlainText), peer(STRANGER, Tls(&["mail.contoso.com"]))] {
         let attributed =
             inquiry.attribute(&rules, &peer, Some(&sender), Door::Legacy, &mut Trail::off()).await;
-        assert_eq!(attributed, Ok(Attribution::Incoming));
+        assert_eq!(attributed, Ok(Attributed::default()));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Timestamp;
-use crate::decision::{Admitted, Attribution, Otherwise, Reason, Rules, Trail};
+use crate::decision::{Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via};
 use crate::delivery::{Opening, Taken, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
 use crate::limits::{self, Addressed, Candour, Client, Due, Limit, Owner};
@@ -62,6 +62,9 @@ pub(super) struct Connection {
     /// A transaction keeps the rules that it began with.
     rules: Arc<Rules>,
     attribution: Attribution,
+    /// The connector by which it was found out, or the partner's of all recipients so far.
+    via: Option<Via>,
+    partner: Option<Via>,
     client: Client,
     /// As of this transaction.
     limits: Arc<limits::Terms>,
@@ -116,6 +119,8 @@ impl Connection {
             texts: shared.texts.load_full(),
             rules: shared.inquiry.rules(),
             attribution: Attribution::Incoming,
+            via: None,
+            partner: None,
             client,
             limits: shared.limits.terms(),
             has_spoken: false,
@@ -330,9 +335,10 @@ impl Connection {
             Pressure::Free => self.attribute(sender).await,
             Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
         };
-        match attributed.and_then(|attribution| self.within_rates(attribution)) {
-            Ok(attribution) => {
-                self.attribution = attribution;
+        match attributed.and_then(|attributed| self.within_rates(attributed)) {
+            Ok(attributed) => {
+                Attributed { attribution: self.attribution, via: self.via } = attributed;
+                self.partner = None;
                 Ok(())
             }
             Err(reason) => {
@@ -342,21 +348,21 @@ impl Connection {
         }
     }
 
-    async fn attribute(&self, sender: &Sender) -> Result<Attribution, Reason> {
+    async fn attribute(&self, sender: &Sender) -> Result<Attributed, Reason> {
         let (peer, door) = (self.session.peer(), self.entrance.door);
         let sender = sender.as_ref().map(Address::domain);
         self.shared.inquiry.attribute(&self.rules, peer, sender, door, &mut Trail::off()).await
     }
 
     /// Rule 59, which does not hold for edges of ours: their mail has entered already (section 6).
-    fn within_rates(&mut self, attribution: Attribution) -> Result<Attribution, Reason> {
-        if matches!(attribution, Attribution::PeerEdge(_)) && !self.client.is_spared() {
+    fn within_rates(&mut self, attributed: Attributed) -> Result<Attributed, Reason> {
+        if matches!(attributed.attribution, Attribution::PeerEdge(_)) && !self.client.is_spared() {
             self.shared.limits.forgive_connection(self.client, self.now());
             self.client = self.client.spared();
         }
         let begun = self.shared.limits.begin_message(&self.limits, self.client, self.now());
         begun.map_err(Reason::Limited)?;
-        Ok(attribution)
+        Ok(attributed)
     }
 
     fn note_sender_refused(&self, sender: &Sender, reason: &Reason) {
@@ -385,6 +391,7 @@ impl Connection {
             let sender = self.session.envelope().and_then(|open| open.sender.as_ref());
             let circumstances = Circumstances {
                 attribution: &self.attribution,
+                via: self.via.as_ref(),
                 peer: self.session.peer(),
                 sender: sender.map(Address::domain),
                 door,
@@ -402,6 +409,7 @@ impl Connection {
         }
         match joined {
             Ok((admitted, place, due)) => {
+                self.join_partner(&admitted);
                 self.dues.extend(Some(due).filter(Due::is_owed));
                 self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
                 Ok(admitted)
@@ -432,6 +440,21 @@ impl Connection {
     async fn make_wait(&self, tarpit: Duration) {
         let mut draining = self.shared.draining.clone();
         let _ = timeout(tarpit, draining.wait_for(|draining| *draining)).await;
+    }
+
+    /// A message comes by a partner's connector when all its recipients say so.
+    fn join_partner(&mut self, admitted: &Admitted) {
+        let is_first = self.session.envelope().is_none_or(|open| open.recipients.is_empty());
+        if is_first {
+            self.partner.clone_from(&admitted.via);
+        } else if self.partner != admitted.via {
+            self.partner = None;
+        }
+    }
+
+    /// The connector that the message comes by.
+    fn connector(&self) -> Option<&Via> {
+        self.via.as_ref().or(self.partner.as_ref())
     }
 
     fn note_refused(&self, asked: &Asked, reason: &Reason, names: Names) {
@@ -522,6 +545,9 @@ impl Connection {
     fn trust(&self) -> Trust {
         match &self.attribution {
             Attribution::PeerEdge(_) => Trust::Edge,
+            Attribution::Originating { .. } if self.via.as_ref().is_some_and(speaks_for_its_tenant) => {
+                Trust::Connector
+            }
             Attribution::Incoming | Attribution::Originating { .. } => Trust::Outside,
         }
     }
@@ -858,8 +884,8 @@ impl Connection {
             ret: open.ret,
             envid: open.envid,
             transport: self.attribution.transport(),
-            tenant: self.attribution.tenant().map(|tenant| tenant.id.as_ref().into()),
-            connector: self.attribution.connector().map(Into::into),
+            tenant: self.connector().map(|via| via.tenant.id.as_ref().into()),
+            connector: self.connector().map(|via| via.connector.name.as_ref().into()),
             spf: None,
             require_tls: false,
             peer: Some(self.session.peer().clone()),
@@ -875,6 +901,11 @@ impl Connection {
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
+}
+
+/// Rule 42: trusted, and proven by certificate.
+fn speaks_for_its_tenant(via: &Via) -> bool {
+    via.connector.trusted_headers && via.proof == Proof::Certificate
 }
 
 fn keep_part(draft: &mut Option<Draft>, handover: &mut Option<Handover>, part: &[u8]) {

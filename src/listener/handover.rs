@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn hop(name: NextHopName) -> NextHop {
-        NextHop { name, endpoints: Arc::new([]), tls: TlsLevel::Off }
+        NextHop { name, endpoints: Arc::new([]), tls: TlsLevel::Off, ca: None }
     }
 
     fn rules(inline: &[(NextHopName, Otherwise)]) -> Rules {

@@ -170,10 +170,10 @@ pub struct Envelope {
     pub envid: Option<String>,
     #[serde(default)]
     pub transport: Transport,
-    /// The tenant that an originating client was attributed to.
+    /// The tenant whose connector it came by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Box<str>>,
-    /// The inbound connector of that tenant by which it came (rules 30 to 34).
+    /// That inbound connector (rules 30 to 35).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connector: Option<Box<str>>,
     /// What SPF said of the sender, where it was asked: no notice is owed to a forged one (spec, section 6).

@@ -27,5 +27,5 @@ pub use region::{KNOWN_REGIONS, Region, Regions};
 pub use status::Status;
 pub use tenant::{
     AcceptedDomain, ConnectorKind, DomainKind, InboundConnector, Licenses, OutboundConnector, OwnedConnector,
-    Residency, Tenant, User,
+    Residency, Skipping, Tenant, User,
 };

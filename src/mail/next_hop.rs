@@ -1,7 +1,7 @@
 //! NextHop: where a message goes from here, and what the connection must prove.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,8 @@ pub struct NextHop {
     /// Tried in turn. Empty for an internet destination, whose hosts the DNS names.
     pub endpoints: Arc<[Endpoint]>,
     pub tls: TlsLevel,
+    /// Authorities of its own besides the system's, in PEM.
+    pub ca: Option<Arc<Path>>,
 }
 
 #[cfg(test)]

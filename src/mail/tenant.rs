@@ -3,9 +3,10 @@
 //! Values as a directory gives them, already checked. What follows from them is `decision`'s.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Address, Domain, DomainPattern, Endpoint, Region, TlsLevel};
@@ -52,16 +53,58 @@ impl Tenant {
         self.multi_geo && self.in_region_routing
     }
 
-    /// The connector for a recipient domain: exact, then the longest suffix, then `*` (rule 38).
-    pub fn outbound_connector(&self, domain: &Domain) -> Option<&Arc<OutboundConnector>> {
-        let ranked = self.outbound_connectors.iter().filter_map(|connector| {
-            let rank =
-                connector.recipient_domains.iter().filter_map(|pattern| pattern.specificity(domain)).max()?;
-            Some((rank, connector))
-        });
-        // Among equals the first in the file wins; max_by_key would take the last.
-        ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, connector)| connector)
+    /// The connector for a recipient domain of somebody else's: exact, then the longest suffix, then `*`
+    /// (rule 38). One that takes everything to the tenant's own servers is not for mail that those have sent:
+    /// it would go straight back.
+    pub fn outbound_connector(
+        &self,
+        domain: &Domain,
+        sent: impl Fn(&OutboundConnector) -> bool,
+    ) -> Option<&Arc<OutboundConnector>> {
+        most_specific(self.outbound_connectors.iter(), |connector| {
+            let specificity = connector.specificity(domain)?;
+            let goes_back = specificity == Specificity::Everything
+                && connector.kind == ConnectorKind::OnPremises
+                && sent(connector);
+            (!goes_back).then_some(specificity)
+        })
     }
+
+    /// The connector for one of the tenant's own accepted domains: those for all of them come before `*`.
+    pub fn outbound_connector_of_own(&self, domain: &Domain) -> Option<&Arc<OutboundConnector>> {
+        most_specific(self.outbound_connectors.iter(), |connector| {
+            connector.specificity(domain).max(connector.all_accepted_domains.then_some(Specificity::Accepted))
+        })
+    }
+
+    /// The way to the tenant's own servers that all its mail takes (rule 39): the connector that says so,
+    /// else the one for everything, else the one for all accepted domains.
+    pub fn central_connector(&self) -> Option<&Arc<OutboundConnector>> {
+        let own = || self.outbound_connectors.iter().filter(|one| one.kind == ConnectorKind::OnPremises);
+        own()
+            .find(|one| one.route_all_via_on_premises)
+            .or_else(|| own().find(|one| one.recipient_domains.contains(&DomainPattern::All)))
+            .or_else(|| own().find(|one| one.all_accepted_domains))
+    }
+}
+
+/// How exactly a connector is meant for a recipient domain, the least exact first (rule 38).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Specificity {
+    Everything,
+    /// One of the tenant's accepted domains.
+    Accepted,
+    /// As a pattern says.
+    Pattern(usize),
+}
+
+fn most_specific<'t>(
+    connectors: impl Iterator<Item = &'t Arc<OutboundConnector>>,
+    specificity: impl Fn(&OutboundConnector) -> Option<Specificity>,
+) -> Option<&'t Arc<OutboundConnector>> {
+    let ranked = connectors.filter_map(|connector| Some((specificity(connector)?, connector)));
+    // Among equals the first in the file wins; max_by_key would take the last.
+    ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, connector)| connector)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -128,6 +171,28 @@ pub struct InboundConnector {
     pub require_tls: bool,
     pub restrict_to_ip: bool,
     pub restrict_to_certificate: bool,
+    /// Of the tenant's accepted domains those whose senders may use it; empty: all senders.
+    pub associated_domains: Vec<Domain>,
+    /// What its servers say of a message in the organisation's name is believed, where a certificate proves
+    /// them (rule 42).
+    pub trusted_headers: bool,
+    pub skipping: Skipping,
+}
+
+/// Servers of the tenant's own between the true sender and us, which are looked past (rule 40).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Skipping {
+    /// The one that connects.
+    pub last_ip: bool,
+    pub ips: Vec<IpNet>,
+    /// Only where all recipients are among them; empty: always.
+    pub users: Vec<Address>,
+}
+
+impl Skipping {
+    pub fn is_on(&self) -> bool {
+        self.last_ip || !self.ips.is_empty()
+    }
 }
 
 impl InboundConnector {
@@ -161,6 +226,12 @@ impl InboundConnector {
         self.sender_domains.iter().filter_map(of_pattern).max()
     }
 
+    /// Whether a sender of this accepted domain, or of none, may use it.
+    pub fn is_associated(&self, accepted: Option<&AcceptedDomain>) -> bool {
+        self.associated_domains.is_empty()
+            || accepted.is_some_and(|domain| self.associated_domains.contains(&domain.name))
+    }
+
     pub fn covers_sender(&self, sender: Option<&Domain>) -> bool {
         self.sender_specificity(sender).is_some()
     }
@@ -177,8 +248,30 @@ pub struct OwnedConnector {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboundConnector {
     pub name: Arc<str>,
+    /// Whether its smart hosts are the tenant's own servers or somebody else's.
+    pub kind: ConnectorKind,
     pub recipient_domains: Vec<DomainPattern>,
+    /// For all of the tenant's accepted domains too.
+    pub all_accepted_domains: bool,
     /// Tried in turn; SMTP only.
     pub smart_hosts: Arc<[Endpoint]>,
     pub tls: TlsLevel,
+    /// Authorities of its own besides the system's, in PEM.
+    pub ca: Option<Arc<Path>>,
+    /// It is the one that all mail takes where the tenant wants that (rule 39).
+    pub route_all_via_on_premises: bool,
+    /// The inbound connector by which comes back what was sent there; any on-premises one when not said.
+    pub returns_by: Option<Arc<str>>,
+}
+
+impl OutboundConnector {
+    fn specificity(&self, domain: &Domain) -> Option<Specificity> {
+        let of_pattern = |pattern: &DomainPattern| match pattern {
+            DomainPattern::All => Some(Specificity::Everything),
+            DomainPattern::Exact(_) | DomainPattern::Below(_) => {
+                pattern.specificity(domain).map(Specificity::Pattern)
+            }
+        };
+        self.recipient_domains.iter().filter_map(of_pattern).max()
+    }
 }

@@ -53,7 +53,7 @@ fn stranger(name: &str) -> Identity {
 type Side = Result<(Wire, TlsFacts), Error>;
 
 /// One handshake over memory: what the server and the client make of it.
-async fn handshake(server: &ServerTls, client: &ClientTls, trust: Trust, name: &str) -> (Side, Side) {
+async fn handshake(server: &ServerTls, client: &ClientTls, trust: Trust<'_>, name: &str) -> (Side, Side) {
     let (ours, theirs) = duplex(4096);
     tokio::join!(
         Wire::new(ours).accept_tls(server, PATIENCE),

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -399,11 +399,13 @@ impl ServerCertVerifier for AnyServer {
 
 /// What a server must prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
+pub enum Trust<'a> {
     /// Nothing: any certificate will do.
     Anyone,
     /// That a known authority calls it by the name we dialled.
     Named,
+    /// The same, where the authorities in this file are known too.
+    NamedBy(&'a Path),
 }
 
 /// TLS as a client. Shows our own certificate to servers that ask, so that other regions' edges know us
@@ -417,7 +419,14 @@ pub struct ClientTls {
 struct ClientReady {
     anyone: Arc<ClientConfig>,
     named: Arc<ClientConfig>,
+    roots: Roots,
+    identity: Option<Identity>,
+    /// For next hops with authorities of their own, each with sessions of its own; read when first needed.
+    named_by: Mutex<HashMap<PathBuf, Arc<ClientConfig>>>,
 }
+
+/// So many files of authorities are kept; beyond that all are read again.
+const AUTHORITIES_LIMIT: usize = 1024;
 
 impl ClientTls {
     pub fn new(roots: Roots, identity: Option<&Identity>) -> Result<Self, Error> {
@@ -429,33 +438,64 @@ impl ClientTls {
         Ok(())
     }
 
-    pub(super) fn config(&self, trust: Trust) -> Arc<ClientConfig> {
+    pub(super) fn config(&self, trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
         let ready = self.ready.load();
         match trust {
-            Trust::Anyone => ready.anyone.clone(),
-            Trust::Named => ready.named.clone(),
+            Trust::Anyone => Ok(ready.anyone.clone()),
+            Trust::Named => Ok(ready.named.clone()),
+            Trust::NamedBy(authorities) => ready.named_by(authorities),
         }
     }
 }
 
 impl ClientReady {
     fn new(roots: Roots, identity: Option<&Identity>) -> Result<Self, Error> {
-        let builder = || {
-            ClientConfig::builder_with_provider(PROVIDER.clone())
-                .with_safe_default_protocol_versions()
-                .map_err(Error::Tls)
-        };
         let any = AnyServer(PROVIDER.signature_verification_algorithms);
         let anyone = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(any));
-        let named = builder()?.with_root_certificates(roots.0);
-        let (anyone, named) = match identity {
-            Some(identity) => {
-                let show = Arc::new(rustls::sign::SingleCertAndKey::from(identity.certified.clone()));
-                (anyone.with_client_cert_resolver(show.clone()), named.with_client_cert_resolver(show))
-            }
-            None => (anyone.with_no_client_auth(), named.with_no_client_auth()),
-        };
-        Ok(Self { anyone: Arc::new(anyone), named: Arc::new(named) })
+        Ok(Self {
+            anyone: Arc::new(showing(anyone, identity)),
+            named: named(roots.clone(), identity)?,
+            roots,
+            identity: identity.cloned(),
+            named_by: Mutex::default(),
+        })
+    }
+
+    fn named_by(&self, authorities: &Path) -> Result<Arc<ClientConfig>, Error> {
+        let known = || self.named_by.lock().expect("nobody panics while holding a map of files");
+        if let Some(config) = known().get(authorities) {
+            return Ok(config.clone());
+        }
+        let config = named(self.roots.clone().and_file(authorities)?, self.identity.as_ref())?;
+        let mut known = known();
+        if known.len() >= AUTHORITIES_LIMIT {
+            known.clear();
+        }
+        known.insert(authorities.to_owned(), config.clone());
+        Ok(config)
+    }
+}
+
+fn named(roots: Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, Error> {
+    Ok(Arc::new(showing(builder()?.with_root_certificates(roots.0), identity)))
+}
+
+type Builder<State> = rustls::ConfigBuilder<ClientConfig, State>;
+
+fn builder() -> Result<Builder<rustls::WantsVerifier>, Error> {
+    ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Tls)
+}
+
+/// Our own certificate, for servers that ask.
+fn showing(builder: Builder<rustls::client::WantsClientCert>, identity: Option<&Identity>) -> ClientConfig {
+    match identity {
+        Some(identity) => {
+            let show = rustls::sign::SingleCertAndKey::from(identity.certified.clone());
+            builder.with_client_cert_resolver(Arc::new(show))
+        }
+        None => builder.with_no_client_auth(),
     }
 }
 

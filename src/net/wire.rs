@@ -198,14 +198,14 @@ impl Wire {
     pub async fn connect_tls(
         mut self,
         tls: &ClientTls,
-        trust: Trust,
+        trust: Trust<'_>,
         server_name: &str,
         patience: Duration,
     ) -> Result<(Self, TlsFacts), Error> {
         self.flush().await?;
         let name = rustls::pki_types::ServerName::try_from(server_name.to_owned())
             .map_err(|_| Error::ServerName(server_name.to_owned()))?;
-        let handshake = TlsConnector::from(tls.config(trust)).connect(name, self.stream);
+        let handshake = TlsConnector::from(tls.config(trust)?).connect(name, self.stream);
         let stream = within(patience, async { Box::pin(handshake).await }).await?;
         let facts = facts_of(stream.get_ref().1);
         Ok((Self::new(Stream::Tls(Box::new(TlsStream::Client(stream)))), facts))

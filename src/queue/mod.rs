@@ -482,7 +482,7 @@ impl Core {
 }
 
 fn undecided() -> NextHop {
-    NextHop { name: NextHopName::Undecided, endpoints: Arc::new([]), tls: TlsLevel::Verify }
+    NextHop { name: NextHopName::Undecided, endpoints: Arc::new([]), tls: TlsLevel::Verify, ca: None }
 }
 
 /// What a recipient is told while, or because, no way on can be decided.

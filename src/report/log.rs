@@ -138,9 +138,11 @@ pub(super) fn write(event: &Event<'_>) {
         Event::RecipientAccepted { .. } => {}
         Event::Accepted { session, envelope, attribution, bytes, tls, by } => {
             let peer = envelope.peer.as_ref();
+            let connector = envelope.tenant.iter().zip(&envelope.connector);
+            let connector = connector.map(|(tenant, connector)| format!("{tenant}/{connector}")).next();
             info!(
                 event = "accepted", id = %envelope.id, %session, sender = sender(&envelope.sender),
-                recipients = envelope.recipients.len(), %attribution, bytes, tls, relay = by.word(),
+                recipients = envelope.recipients.len(), %attribution, connector, bytes, tls, relay = by.word(),
                 ip = peer.map(|peer| tracing::field::display(peer.ip)),
                 helo = peer.map(|peer| peer.helo.as_str()),
             );
