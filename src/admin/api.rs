@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::directory::Directory;
 use crate::mail::MessageId;
 use crate::queue::Queue;
 use crate::report::{Gauges, Reporter};
@@ -35,6 +36,7 @@ pub enum Command {
 pub struct Door {
     pub queue: Queue,
     pub spool: Spool,
+    pub directory: Directory,
     pub reporter: Reporter,
     pub commands: mpsc::Sender<Command>,
     pub draining: watch::Receiver<bool>,
@@ -106,7 +108,7 @@ async fn ready(State(door): State<Arc<Door>>) -> Response {
 async fn metrics(State(door): State<Arc<Door>>) -> Response {
     let spool = door.spool.state();
     let down = door.queue.lanes().iter().filter(|lane| lane.state == "down").count();
-    let gauges = Gauges(vec![
+    let mut gauges = Gauges(vec![
         (
             "queue_messages",
             "Messages waiting or under way, counted once per next hop",
@@ -124,6 +126,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
         ("spool_refused_drafts", "Messages that could not be stored", spool.refused_drafts),
         ("spool_quarantined", "Messages set aside", spool.quarantined),
     ]);
+    gauges.0.extend(door.directory.figures());
     let page = door.reporter.metrics().render(&gauges);
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], page).into_response()
 }

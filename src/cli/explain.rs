@@ -9,7 +9,6 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::daemon;
 use crate::decision::{Attributed, Door, Place, Reason, Rules, Step, Trail, Via};
-use crate::directory::Directory;
 use crate::inquiry::{Asked, Circumstances, Inquiry};
 use crate::mail::{Address, Domain, Peer, Sender, SessionId, TlsFacts};
 use crate::session::reply_for;
@@ -83,7 +82,10 @@ impl Explain {
                 return MISTAKE;
             }
         };
-        let directory = Directory::new(loaded.table);
+        let directory = match super::directory::open(&settings, loaded.table).await {
+            Ok(directory) => directory,
+            Err(code) => return code,
+        };
         let inquiry = Inquiry::new(directory, rules, settings.directory.lookup_deadline, Clock::System);
         let explanation = self.explain(&inquiry, &asked, &sender, &texts).await;
         if json {

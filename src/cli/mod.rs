@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 "the answer is no", 2 usage or configuration error.
 
+mod directory;
 mod explain;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ enum Command {
     Queue(QueueCommand),
     /// The accepted domains, users and what does not fit together.
     #[command(subcommand)]
-    Directory(DirectoryCommand),
+    Directory(directory::Command),
     /// One screen of health of the running daemon.
     Status,
     /// Apply configuration, directory and certificates without dropping a session.
@@ -92,14 +93,6 @@ struct Which {
     destination: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
-enum DirectoryCommand {
-    /// What in the directory makes in-region routing not apply, or mail not flow.
-    Check,
-    /// How much the directory holds.
-    Stats,
-}
-
 #[derive(Debug, Args)]
 struct Drain {
     /// How long until what is still under way is cut off, such as `30s`; `deadlines.drain` when left out.
@@ -132,7 +125,9 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Queue(QueueCommand::Summary) => ask(cli, "/v1/queue", print_lanes),
         Command::Queue(QueueCommand::List) => ask(cli, "/v1/queue/messages", print_messages),
         Command::Queue(QueueCommand::Retry(which)) => tell(cli, &retry_path(which)),
-        Command::Directory(command) => with_config(cli, |loaded| directory(cli, command, loaded)),
+        Command::Directory(command) => {
+            with_config(cli, |loaded| block_on(directory::run(cli, command, loaded)))
+        }
         Command::Status => ask(cli, "/v1/status", print_fields),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Upgrade => tell(cli, "/v1/upgrade"),
@@ -212,42 +207,6 @@ fn with_config(cli: &Cli, run: impl FnOnce(config::Loaded) -> u8) -> u8 {
         Err(mistakes) => {
             eprintln!("{mistakes}");
             MISTAKE
-        }
-    }
-}
-
-fn directory(cli: &Cli, command: &DirectoryCommand, loaded: config::Loaded) -> u8 {
-    let regions = loaded.settings.known_regions();
-    let directory = crate::directory::Directory::new(loaded.table);
-    match command {
-        DirectoryCommand::Check => {
-            let findings: Vec<String> = directory.check(&regions).iter().map(ToString::to_string).collect();
-            if cli.json {
-                print_json(&serde_json::json!({ "findings": findings }));
-            } else {
-                findings.iter().for_each(|finding| println!("{finding}"));
-                println!("{} findings", findings.len());
-            }
-            if findings.is_empty() { YES } else { NO }
-        }
-        DirectoryCommand::Stats => {
-            let table = directory.table();
-            let stats = [
-                ("tenants", table.tenants().count()),
-                ("domains", table.domains().count()),
-                ("users", table.users().count()),
-            ];
-            if cli.json {
-                print_json(
-                    &stats
-                        .iter()
-                        .map(|(name, count)| ((*name).to_owned(), (*count).into()))
-                        .collect::<serde_json::Map<_, _>>(),
-                );
-            } else {
-                stats.iter().for_each(|(name, count)| println!("{name:<10}{count}"));
-            }
-            YES
         }
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Headers;
-use super::limits;
 use super::settings::*;
+use super::{directory, limits};
 use crate::document::{Entry, Page, Section};
 use crate::mail::{Domain, Region, Regions, TlsLevel};
 
@@ -44,10 +44,11 @@ pub(super) enum NamedFile<'p> {
     },
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const INSTANT: Duration = Duration::from_millis(1);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const INSTANT: Duration = Duration::from_millis(1);
 /// Rule 82.
 const FIRST_INTERVAL_LIMIT: Duration = Duration::from_secs(15 * 60);
 const INTERVAL_LIMIT: Duration = HOUR;
@@ -73,8 +74,8 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         listeners,
         tls,
         regions,
-        directory: directory(&top, base, &mut files),
         dns: super::dns::read(&top, base, &mut files),
+        directory: directory::read(&top, base, &mut files),
         routing: routing(&top),
         queue: queue(&top),
         limits: limits::read(&top),
@@ -232,7 +233,7 @@ fn tls<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> Tl
     }
 }
 
-fn authorities<'p>(
+pub(super) fn authorities<'p>(
     section: &Section<'p>,
     key: &'static str,
     base: &Path,
@@ -334,57 +335,6 @@ fn peer(entry: &Entry<'_>) -> Option<PeerPattern> {
         let numeric = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
         (!numeric).then_some(PeerPattern::Name(name))
     })
-}
-
-fn directory<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> DirectorySettings {
-    #[derive(Clone, Copy)]
-    enum Source {
-        File,
-        NotYet,
-    }
-    let section = top.section("directory");
-    let words = [("file", Source::File), ("postgres", Source::NotYet), ("ldap", Source::NotYet)];
-    let source = section.read_or("source", Source::File, |entry| {
-        let source = entry.word(&words)?;
-        if matches!(source, Source::NotYet) {
-            entry.mistake("is not built in yet", "\"file\"");
-        }
-        Some(source)
-    });
-    let named = section.entry("path");
-    let path = match (source, named) {
-        (Source::NotYet, _) => None,
-        (Source::File, Some(entry)) => absolute(base, &entry).inspect(|path| {
-            let shown = entry.file(base).unwrap_or_else(|| path.clone()).display().to_string();
-            files.push(NamedFile::Directory { entry: entry.clone(), path: path.clone(), shown });
-        }),
-        (Source::File, None) => {
-            section.mistake(
-                "path",
-                "is missing",
-                "the path of the directory file, such as \"directory.toml\"",
-            );
-            None
-        }
-    };
-    let subaddress = section.read("subaddress", |entry| {
-        let expected = "one character that addresses may have, such as \"+\", or \"\" for none";
-        entry.text_as(expected, |text| {
-            let mut characters = text.chars();
-            match (characters.next(), characters.next()) {
-                (None, _) => Some(None),
-                (Some(only), None) if "!#$%&'*+-/=?^_`{|}~".contains(only) => Some(Some(only)),
-                (Some(_), _) => None,
-            }
-        })
-    });
-    DirectorySettings {
-        source: DirectorySource::File(path.unwrap_or_default()),
-        subaddress: subaddress.unwrap_or(Some('+')),
-        postmaster: section.read("postmaster", Entry::address),
-        lookup_deadline: section
-            .read_or("lookup_deadline", Duration::from_secs(2), |entry| entry.duration(INSTANT..=MINUTE)),
-    }
 }
 
 fn routing(top: &Section<'_>) -> Routing {

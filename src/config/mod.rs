@@ -6,6 +6,7 @@
 mod settings;
 mod limits;
 mod file;
+mod directory;
 mod certificate;
 mod headers;
 mod dns;
@@ -13,6 +14,7 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
+pub use directory::{DirectorySettings, DirectorySource};
 pub use dns::Dns;
 use file::NamedFile;
 pub use headers::Headers;
@@ -20,7 +22,7 @@ pub use limits::Limits;
 pub use settings::*;
 pub use show::{show, show_json};
 
-use crate::directory::{self, Table};
+use crate::directory::{self as rooms, Table};
 use crate::document::{Entry, Mistake, Mistakes, Notes, Page};
 use crate::mail::Region;
 
@@ -28,6 +30,7 @@ use crate::mail::Region;
 #[derive(Debug)]
 pub struct Loaded {
     pub settings: Settings,
+    /// Of a directory file; empty for a directory service, which is asked later.
     pub table: Table,
     /// No reason not to start.
     pub warnings: Vec<Mistake>,
@@ -87,7 +90,7 @@ fn read_directory(entry: &Entry<'_>, path: &Path, shown: &str, settings: &Settin
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let regions = settings.known_regions();
-            directory::read(shown, &text, base, &regions, settings.directory.subaddress, notes)
+            rooms::read(shown, &text, base, &regions, settings.directory.subaddress, notes)
         }
         Err(error) => {
             entry.mistake(format!("cannot read {shown}: {error}"), "a readable TOML file in UTF-8");
@@ -277,7 +280,7 @@ mod tests {
         #[test]
         fn reading_never_panics_and_always_names_a_line(text in document()) {
             let notes = Notes::default();
-            directory::read("directory.toml", &text, Path::new("."), &crate::mail::Regions::default(), None, &notes);
+            rooms::read("directory.toml", &text, Path::new("."), &crate::mail::Regions::default(), None, &notes);
             if let Some(page) = Page::open("landfall.toml", &text, &notes) {
                 file::read(&page, Path::new("."));
             }

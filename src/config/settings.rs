@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Dns, Headers, Limits};
-use crate::mail::{Address, Domain, Endpoint, Region, Regions, TlsLevel};
+use super::{DirectorySettings, Dns, Headers, Limits};
+use crate::mail::{Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -158,21 +158,6 @@ pub enum StoreMode {
 pub enum PeerPattern {
     Name(Domain),
     Network(IpNet),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirectorySettings {
-    pub source: DirectorySource,
-    /// `user+tag` is `user` when the exact address is unknown.
-    pub subaddress: Option<char>,
-    /// Who gets mail to `postmaster`; without one it needs a user of that name.
-    pub postmaster: Option<Address>,
-    pub lookup_deadline: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DirectorySource {
-    File(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::limits;
 use super::settings::*;
+use super::{directory, limits};
 use crate::document::{show_duration, show_size};
 use crate::mail::TlsLevel;
 
@@ -49,7 +49,7 @@ pub fn show(settings: &Settings) -> String {
         page.section(&format!("region.{region}"));
         show_region(&mut page, settings);
     }
-    show_directory(&mut page, &settings.directory);
+    directory::show(&mut page, &settings.directory);
     super::dns::show(&mut page, &settings.dns);
     let Routing { mixed_regions, propagation_window, transit } = &settings.routing;
     page.section("routing");
@@ -112,22 +112,6 @@ fn show_region(page: &mut Page, settings: &RegionSettings) {
     if let Some(ca) = ca {
         page.key("ca", text(ca.display()));
     }
-}
-
-fn show_directory(page: &mut Page, settings: &DirectorySettings) {
-    let DirectorySettings { source, subaddress, postmaster, lookup_deadline } = settings;
-    page.section("directory");
-    match source {
-        DirectorySource::File(path) => {
-            page.key("source", text("file"));
-            page.key("path", text(path.display()));
-        }
-    }
-    page.key("subaddress", subaddress.map_or_else(String::new, String::from));
-    if let Some(postmaster) = postmaster {
-        page.key("postmaster", text(postmaster));
-    }
-    page.key("lookup_deadline", duration(*lookup_deadline));
 }
 
 fn show_queue(page: &mut Page, queue: &Queue) {
@@ -250,7 +234,7 @@ fn listener_tls(level: ListenerTls) -> &'static str {
     }
 }
 
-fn tls_word(level: TlsLevel) -> &'static str {
+pub(super) fn tls_word(level: TlsLevel) -> &'static str {
     match level {
         TlsLevel::Off => "off",
         TlsLevel::Opportunistic => "opportunistic",

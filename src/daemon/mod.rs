@@ -12,7 +12,7 @@ mod sockets;
 mod upgrade;
 mod welcome;
 
-pub use settings::{rules, rules_as_seen_from, wording};
+pub use settings::{directory, directory_service, rules, rules_as_seen_from, wording};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::decision::Door;
 use crate::delivery::Pool;
-use crate::directory::Directory;
+use crate::directory::{self, News};
 use crate::dns::{Resolver, Validation};
 use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
@@ -48,6 +48,8 @@ use upgrade::Program;
 
 /// Accepted messages between the spool and the queue; senders wait when it is full.
 const ARRIVALS_LIMIT: usize = 4_096;
+/// How long a start waits for a directory service's first word.
+const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -57,6 +59,8 @@ pub enum Error {
     Io { what: String, source: io::Error },
     #[error("the spool: {0}")]
     Spool(#[from] spool::Error),
+    #[error("the directory: {0}")]
+    Directory(#[from] directory::Trouble),
     #[error("TLS: {0}")]
     Tls(#[from] net::Error),
     #[error("[replies]: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -153,7 +157,13 @@ impl Daemon {
         certificates::report(&settings, &reporter);
         let texts = Texts::new(&wording(&settings)).map_err(Error::Wording)?;
         let (spool, recovered) = open_spool(&settings, clock, &reporter).await?;
-        let directory = Directory::new(table);
+        let snapshot = settings.node.state_dir.join("directory");
+        let (directory, news) = settings::directory(&settings, table, Some(snapshot))?;
+        if let Some(news) = news {
+            tokio::spawn(tell(news, reporter.clone()));
+        }
+        // A directory that does not answer holds nobody up: its snapshot answers, or senders wait.
+        let _ = directory.ready(DIRECTORY_PATIENCE).await;
         let lookup_deadline = settings.directory.lookup_deadline;
         let inquiry = Arc::new(Inquiry::new(directory, rules(&settings), lookup_deadline, clock));
         let resolver = Arc::new(Resolver::new(settings::dns(&settings), reporter.metrics().dns()));
@@ -190,6 +200,7 @@ impl Daemon {
             reporter: reporter.clone(),
             commands: command_sender,
             draining: drain_watch,
+            directory: inquiry.directory().clone(),
             region: settings.node.region.to_string(),
             hostname: settings.node.hostname.to_string(),
         });
@@ -346,6 +357,7 @@ impl Daemon {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         self.queue.stop(left).await;
         self.spool.close().await;
+        self.inquiry.directory().close().await;
         self.reporter.note(&Event::Stopped { sessions_cut });
     }
 
@@ -375,13 +387,20 @@ impl Daemon {
             .map_err(|mistakes| mistakes.to_string())?;
         let config::Loaded { settings: wanted, table, warnings } = loaded;
         let fixed = settings_that_need_a_restart(&self.settings, &wanted);
-        let settings = Settings { node: self.settings.node.clone(), ..wanted };
+        let mut settings = Settings { node: self.settings.node.clone(), ..wanted };
         if let Some(place) = self.confined.out_of_reach(&settings) {
             return Err(format!(
                 "{} lies outside of what this process may write since its start (node.sandbox): restart it instead",
                 place.display()
             ));
         }
+        if directory_service_changed(&self.settings, &settings) {
+            settings.directory = config::DirectorySettings {
+                postmaster: settings.directory.postmaster.take(),
+                ..self.settings.directory.clone()
+            };
+        }
+        let settings = settings;
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
         let services = Arc::new(services(&settings, &self.resolver).map_err(|error| error.to_string())?);
@@ -390,7 +409,10 @@ impl Daemon {
             self.reporter.note(&Event::Warning { what: &what });
         }
         self.resolver.replace(settings::dns(&settings));
-        self.inquiry.directory().replace(table);
+        // Where a service is in use, it stays: what it has to say it says by itself.
+        if directory_file(&self.settings) && directory_file(&settings) {
+            self.inquiry.directory().replace(table);
+        }
         self.inquiry.replace_rules(rules(&settings));
         self.shared.inline.replace(settings::inline(&settings, &services));
         self.shared.texts.store(Arc::new(texts));
@@ -438,6 +460,7 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
     let changed = [
         ("[node]", old.node != new.node),
         ("[[listener]] names and addresses", listener_places(old) != listener_places(new)),
+        ("[directory] and its service", directory_service_changed(old, new)),
         ("[spool]", old.spool != new.spool),
         ("[admin]", old.admin != new.admin),
         ("[log]", old.log != new.log),
@@ -449,6 +472,32 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
         .filter(|(_, changed)| *changed)
         .map(|(what, _)| format!("{what} has changed: that takes effect with a restart"))
         .collect()
+}
+
+fn directory_file(settings: &Settings) -> bool {
+    matches!(settings.directory.source, config::DirectorySource::File(_))
+}
+
+/// Files are read anew at each reload; of anything else only the postmaster is.
+fn directory_service_changed(old: &Settings, new: &Settings) -> bool {
+    let same =
+        config::DirectorySettings { postmaster: old.directory.postmaster.clone(), ..new.directory.clone() }
+            == old.directory;
+    !(same || directory_file(old) && directory_file(new))
+}
+
+/// Says in the log what the directory service has to tell.
+async fn tell(mut news: mpsc::Receiver<News>, reporter: Reporter) {
+    while let Some(news) = news.recv().await {
+        reporter.note(&match &news {
+            News::Lost { source, why } => Event::DirectoryLost { source, why },
+            News::Back { source, after } => Event::DirectoryBack { source, after: *after },
+            News::FromSnapshot { age, domains, users } => {
+                Event::DirectoryFromSnapshot { age: *age, domains: *domains, users: *users }
+            }
+            News::Warning { what } => Event::Warning { what },
+        });
+    }
 }
 
 fn listener_places(settings: &Settings) -> Vec<(&str, &[std::net::SocketAddr], bool)> {

@@ -1,11 +1,15 @@
 //! Settings: what each room gets of the configuration. Pure; `daemon` hands the parts out.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Settings};
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::config::{self, DirectorySource, Settings};
 use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
+use crate::directory::{self, Directory, News, Table};
 use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
 use crate::mail::firewall::{FieldPattern, Firewall};
@@ -103,6 +107,38 @@ pub(super) fn firewall(settings: &Settings) -> Firewall {
         name(&headers.skip_listed_sender),
     ];
     Firewall::new(headers.firewall.iter().cloned().chain(own).collect(), Vec::new())
+}
+
+/// The directory: the table that was read, or the service that is named. Needs a runtime.
+/// `snapshot` is where a service's answers outlive this process.
+pub fn directory(
+    settings: &Settings,
+    table: Table,
+    snapshot: Option<PathBuf>,
+) -> Result<(Directory, Option<mpsc::Receiver<News>>), directory::Trouble> {
+    let Some(service) = directory_service(settings, snapshot) else {
+        return Ok((Directory::new(table), None));
+    };
+    let (directory, news) = directory::open(service)?;
+    Ok((directory, Some(news)))
+}
+
+/// How to reach the directory service, when it is one.
+pub fn directory_service(settings: &Settings, snapshot: Option<PathBuf>) -> Option<directory::Settings> {
+    let service = match &settings.directory.source {
+        DirectorySource::File(_) => return None,
+        DirectorySource::Postgres(postgres) => directory::Service::Postgres(postgres.clone()),
+    };
+    Some(directory::Settings {
+        service,
+        terms: settings.directory.terms(),
+        pool: settings.directory.pool,
+        node_region: settings.node.region,
+        regions: settings.known_regions(),
+        subaddress: settings.directory.subaddress,
+        snapshot,
+        clock: Clock::System,
+    })
 }
 
 pub fn wording(settings: &Settings) -> Wording {

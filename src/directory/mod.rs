@@ -1,7 +1,8 @@
 //! Directory: whose domain is this, and where does this user live.
 //!
-//! Owns the answers, not what follows from them: that is `decision`'s. Today they come from a file
-//! that is replaced whole; the calls wait, so that a service can answer them later.
+//! Owns the answers, not what follows from them: that is `decision`'s. Tenants, domains and connectors are in
+//! memory whatever the source, as a table that is replaced whole. Users are in it too when they come from a
+//! file; a directory service is asked for each, through `front`.
 
 mod table;
 mod connectors;
@@ -9,72 +10,122 @@ mod users;
 mod file;
 mod user_file;
 mod check;
+mod rewrite;
+mod held;
+mod source;
+mod front;
+mod lines;
+mod follow;
+mod snapshot;
+mod postgres;
+mod remote;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
-use crate::mail::{AcceptedDomain, Address, Domain, DomainPattern, Lookup, OwnedConnector, Regions, User};
+use crate::mail::{
+    AcceptedDomain, Address, Domain, DomainPattern, Lookup, OwnedConnector, Regions, Tenant, User,
+};
 
 pub use check::{Finding, Problem, Subject};
 pub use file::read;
+pub use front::Terms;
+pub use postgres::{
+    Migration, Settings as PostgresSettings, check_url as check_postgres_url, without_secret,
+};
+pub use remote::{News, Service, Settings, migrate, open};
+pub use source::Trouble;
 pub use table::Table;
 pub use users::Taken;
 
-/// The directory as of now. Clones share one table.
-#[derive(Debug, Clone)]
+use held::Held;
+use remote::Remote;
+
+/// The directory as of now. Clones share one table, and one cache.
+#[derive(Clone)]
 pub struct Directory {
-    table: Arc<ArcSwap<Table>>,
+    held: Arc<Held>,
+    /// `None` when the table has the users.
+    remote: Option<Arc<Remote>>,
 }
 
 impl Directory {
     pub fn new(table: Table) -> Self {
-        Self { table: Arc::new(ArcSwap::from_pointee(table)) }
+        Self { held: Arc::new(Held::new(table, Regions::default(), None)), remote: None }
     }
 
     /// Whose domain it is: exact, else the nearest parent with `match_subdomains` (rules 2 and 3).
-    #[expect(clippy::unused_async, reason = "other sources will wait")]
+    #[expect(clippy::unused_async, reason = "a directory that is too large for a table will wait")]
     pub async fn domain(&self, domain: &Domain) -> Lookup<Arc<AcceptedDomain>> {
-        match self.table.load().domain(domain) {
+        if !self.is_usable() {
+            return Lookup::Failed;
+        }
+        match self.held.table.load().domain(domain) {
             Some(found) => Lookup::Found(Arc::clone(found)),
             None => Lookup::Absent,
         }
     }
 
     /// The mailbox behind a primary address or an alias, in a domain that `Directory::domain` gave.
-    #[expect(clippy::unused_async, reason = "other sources will wait")]
     pub async fn user(&self, domain: &AcceptedDomain, address: &Address) -> Lookup<User> {
-        match self.table.load().user(domain, address) {
-            Some(user) => Lookup::Found(user),
-            None => Lookup::Absent,
+        match &self.remote {
+            None => match self.held.table.load().user(domain, address) {
+                Some(user) => Lookup::Found(user),
+                None => Lookup::Absent,
+            },
+            Some(remote) => {
+                // At a matched subdomain only the address as given, as in a table.
+                let tagged = *address.domain() == domain.name;
+                remote.front.user(address, self.held.subaddress.filter(|_| tagged)).await
+            }
         }
+    }
+
+    /// Whether a domain that is not here may be called absent: not while the source has fallen silent, for
+    /// it may have been added since (rule 20).
+    pub fn is_current(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.front.is_current())
+    }
+
+    /// Whether what is held may be answered from: it is not older than `directory.stale_for`.
+    fn is_usable(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.front.is_usable())
     }
 
     /// The certificate names of on-premises connectors that a verified name matches, the most exact first.
     /// Held in memory whatever the source: every MAIL asks.
     pub fn certificate_patterns(&self, name: &str) -> Vec<DomainPattern> {
-        self.table.load().certificate_patterns(name)
+        if !self.is_usable() {
+            return Vec::new();
+        }
+        self.held.table.load().certificate_patterns(name)
     }
 
     /// The on-premises connector that sends for this sender from this address: the most exact network's.
     pub fn connector_at(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<OwnedConnector> {
-        self.table.load().connector_at(ip, sender).cloned()
+        if !self.is_usable() {
+            return None;
+        }
+        self.held.table.load().connector_at(ip, sender).cloned()
     }
 
-    /// All of it, as of now.
+    pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.held.table.load().tenant(id).cloned()
+    }
+
+    /// All that is in memory, as of now: users too when they come from a file.
     pub fn table(&self) -> Arc<Table> {
-        self.table.load_full()
+        self.held.table.load_full()
     }
 
     /// What in it contradicts itself.
     pub fn check(&self, regions: &Regions) -> Vec<Finding> {
-        self.table.load().check(regions).collect()
+        self.held.table.load().check(regions).collect()
     }
 
     /// Puts another table in place; questions under way keep the old one.
     pub fn replace(&self, table: Table) {
-        self.table.store(Arc::new(table));
+        self.held.replace(table);
     }
 }
 

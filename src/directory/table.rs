@@ -106,6 +106,10 @@ impl Table {
         check::findings(self, regions)
     }
 
+    pub fn domain_count(&self) -> usize {
+        self.domains.len()
+    }
+
     pub fn user_count(&self) -> usize {
         self.users.len()
     }

@@ -17,7 +17,8 @@ use crate::decision::{
 };
 use crate::directory::Directory;
 use crate::mail::{
-    AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant, User,
+    AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant,
+    Transport, User,
 };
 
 /// What RCPT TO asks for.
@@ -177,7 +178,7 @@ impl Inquiry {
         trail: &mut Trail,
     ) -> Result<(Entry, Option<Address>, Place), Refused> {
         let domain = match circumstances.door {
-            Door::Regular => self.domain(address.domain()).await,
+            Door::Regular => self.hosted(address.domain(), circumstances.attribution.transport()).await,
             // Rule 11 refuses whatever the domain: nothing is looked up.
             Door::Legacy => Lookup::Absent,
         };
@@ -219,7 +220,7 @@ impl Inquiry {
             Some(_) | None => None,
         };
         let recipient = reader.as_ref().unwrap_or(recipient);
-        let domain = self.domain(recipient.domain()).await;
+        let domain = self.hosted(recipient.domain(), envelope.transport).await;
         let user = match &domain {
             Lookup::Found(domain) => self.user(domain, recipient).await,
             Lookup::Absent | Lookup::Failed => Lookup::Absent,
@@ -244,6 +245,18 @@ impl Inquiry {
         }
     }
 
+    /// Whose domain a recipient is in. That it is nobody's counts only while the directory is heard: it may
+    /// have been added since, and relay would be denied for good (rule 20). Who may address any domain is
+    /// denied nothing.
+    async fn hosted(&self, domain: &Domain, transport: Transport) -> Lookup<Arc<AcceptedDomain>> {
+        match (self.domain(domain).await, transport) {
+            (Lookup::Absent, Transport::Incoming | Transport::PeerEdge) if !self.directory.is_current() => {
+                Lookup::Failed
+            }
+            (answer, _) => answer,
+        }
+    }
+
     async fn domain(&self, domain: &Domain) -> Lookup<Arc<AcceptedDomain>> {
         let lookup = self.directory.domain(domain);
         tokio::time::timeout(self.lookup_deadline, lookup).await.unwrap_or(Lookup::Failed)
@@ -255,7 +268,7 @@ impl Inquiry {
     }
 
     fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
-        self.directory.table().tenant(id).cloned()
+        self.directory.tenant(id)
     }
 
     fn now(&self) -> Timestamp {

@@ -11,7 +11,7 @@ mod wire;
 mod tests;
 
 pub use tcp::{Dial, Dialing, Network, Target, bind, listen};
-pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, self_signed};
+pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, library_tls, self_signed};
 pub use wire::Wire;
 
 use std::future::Future;

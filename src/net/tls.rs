@@ -499,6 +499,20 @@ fn showing(builder: Builder<rustls::client::WantsClientCert>, identity: Option<&
     }
 }
 
+/// For client libraries that do their own handshake: of a directory's servers, for one.
+pub fn library_tls(trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
+    let roots = match trust {
+        Trust::Anyone => Roots::none(),
+        Trust::Named => Roots::system(),
+        Trust::NamedBy(file) => Roots::system().and_file(file)?,
+    };
+    let ready = ClientReady::new(roots, None)?;
+    Ok(match trust {
+        Trust::Anyone => ready.anyone,
+        Trust::Named | Trust::NamedBy(_) => ready.named,
+    })
+}
+
 /// What both sides can tell of a finished handshake.
 pub(super) fn facts_of(connection: &CommonState) -> TlsFacts {
     let version = match connection.protocol_version() {

@@ -59,6 +59,21 @@ pub enum Event<'a> {
         state: Pressure,
         why: &'a str,
     },
+    /// The directory service does not answer; what is cached counts for a while.
+    DirectoryLost {
+        source: &'a str,
+        why: &'a str,
+    },
+    DirectoryBack {
+        source: &'a str,
+        after: Duration,
+    },
+    /// A start without the directory service.
+    DirectoryFromSnapshot {
+        age: Duration,
+        domains: usize,
+        users: u64,
+    },
     Reloaded {
         warnings: usize,
     },

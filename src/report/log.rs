@@ -98,6 +98,13 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Pressure { state: Pressure::Free, why } => info!(event = "pressure", state = "free", why),
         Event::Pressure { state: Pressure::Full, why } => warn!(event = "pressure", state = "full", why),
         Event::Pressure { state: Pressure::Failed, why } => warn!(event = "pressure", state = "failed", why),
+        Event::DirectoryLost { source, why } => warn!(event = "directory-lost", source, why),
+        Event::DirectoryBack { source, after } => {
+            info!(event = "directory-back", source, after_ms = millis(*after));
+        }
+        Event::DirectoryFromSnapshot { age, domains, users } => {
+            info!(event = "directory-from-snapshot", age_s = age.as_secs(), domains, users);
+        }
         Event::Reloaded { warnings } => info!(event = "reloaded", warnings),
         Event::Certificate { name, expires } => info!(event = "certificate", name, %expires),
         Event::ReloadRefused { why } => warn!(event = "reload-refused", why),

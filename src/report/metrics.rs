@@ -66,6 +66,7 @@ pub struct Metrics {
     notices: Counter,
     quarantined: Counter,
     reloads_refused: Counter,
+    directory_outages: Counter,
     findings: Counter,
     dns: dns::Meter,
     certificates: Family<NameLabel, Gauge>,
@@ -95,6 +96,8 @@ impl Default for Metrics {
         let notices = counter("notices", "Delivery status notifications composed");
         let quarantined = counter("messages_quarantined", "Messages set aside as damaged or poisonous");
         let reloads_refused = counter("reloads_refused", "Reloads refused for mistakes in the configuration");
+        let directory_outages =
+            counter("directory_outages", "Times that the directory service was found silent");
         let findings = counter("spool_findings", "What a start found damaged in the spool");
         let refused = Family::<ReasonLabel, Counter>::default();
         registry.register("refusals", "MAIL and RCPT refused, by reason", refused.clone());
@@ -138,6 +141,7 @@ impl Default for Metrics {
             notices,
             quarantined,
             reloads_refused,
+            directory_outages,
             findings,
             dns,
             certificates,
@@ -207,7 +211,12 @@ impl Metrics {
                 let label = NameLabel { name: (*name).to_owned() };
                 self.certificates.get_or_create(&label).set(expires.millis() / 1000);
             }
+            Event::DirectoryLost { .. } => {
+                self.directory_outages.inc();
+            }
             Event::Listening { .. }
+            | Event::DirectoryBack { .. }
+            | Event::DirectoryFromSnapshot { .. }
             | Event::Recovered { .. }
             | Event::Warning { .. }
             | Event::Pressure { .. }
