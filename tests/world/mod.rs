@@ -1,7 +1,7 @@
 //! World: real processes on loopback, one small world a test.
 //!
 //! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink,
-//! `Dovecot` an LMTP store, `Nameserver` a knotd, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
+//! `Dovecot` an LMTP store, `Postfix` an organisation's own server, `Nameserver` a knotd, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
 //! has its own folder and its own loopback address, and is killed when dropped.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
 
@@ -12,6 +12,7 @@ mod edge;
 mod letter;
 mod nameserver;
 mod place;
+mod postfix;
 mod postgres;
 mod process;
 mod report;
@@ -26,6 +27,7 @@ pub use edge::{Builder, Command, Edge};
 pub use letter::{Letter, letter, subject_of};
 pub use nameserver::{Nameserver, Unbound, Zone};
 pub use place::{Folder, free_address, is_listening};
+pub use postfix::Postfix;
 pub use postgres::Postgres;
 pub use process::Process;
 pub use report::Report;
