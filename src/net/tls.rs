@@ -206,6 +206,8 @@ impl ServerReady {
         // key, so that nothing proven under old ones is resumed under them.
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(Error::Tls)?;
         config.send_tls13_tickets = 1;
+        // Of several that both know, the strongest: ours come in that order.
+        config.ignore_client_order = true;
         let roots = Arc::new(client_roots.0);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
             .allow_unauthenticated()

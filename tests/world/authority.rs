@@ -3,8 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use landfall::clock::Clock;
+use rcgen::{
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
 
 use super::place::Folder;
 
@@ -39,6 +44,10 @@ impl Authority {
 
     pub fn issue(&self, name: &str) -> Pair {
         let params = CertificateParams::new([name.to_owned()]).expect("a name or an address");
+        self.sign(name, &params)
+    }
+
+    fn sign(&self, name: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("our own issuer");
         let pair = Pair {
@@ -48,6 +57,26 @@ impl Authority {
         fs::write(&pair.cert, certificate.pem()).expect("our own folder");
         fs::write(&pair.key, key.serialize_pem()).expect("our own folder");
         pair
+    }
+
+    /// As a public authority issues it to a mail server: for 90 days, with what it is for and where a
+    /// revocation would stand.
+    pub fn issue_for_a_season(&self, name: &str) -> Pair {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let today = Clock::System.now().to_string();
+        let mut parts = today.split(['-', 'T']).map(|part| part.parse().unwrap_or(1u16));
+        let mut next = || parts.next().expect("a date has three parts");
+        let (year, month, day) = (i32::from(next()), next(), next());
+        let byte = |part: u16| u8::try_from(part).expect("a month or a day");
+        params.not_before = rcgen::date_time_ymd(year, byte(month), byte(day));
+        params.not_after = params.not_before + Duration::from_secs(90 * 24 * 3600);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let uris = vec!["http://crl.contoso.com/ca.crl".to_owned()];
+        params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
+        self.sign(name, &params)
     }
 
     pub fn issue_for(&self, address: SocketAddr) -> Pair {
