@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use world::{Builder, CONTOSO, Client, Edge, Stopwatch, holds_for, letter, until};
+use world::{Builder, CONTOSO, Client, Edge, Nameserver, Stopwatch, Zone, holds_for, letter, until};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const SENDER_OK: &str = "250 2.1.0 Sender OK";
@@ -346,6 +346,77 @@ fn a_guesser_in_the_tarpit_does_not_hold_up_the_end() {
     edge.stop();
     assert!(watch.elapsed() < Duration::from_secs(10), "{:?}", watch.elapsed());
     assert_eq!(guesser.rest().len(), 2);
+}
+
+// ---- block lists
+
+/// 192.0.2.7 and 2001:db8::7 are on it, with different codes.
+const LISTED: &str = "7.2.0.192 A 127.0.0.2\n8.2.0.192 A 127.0.0.10\n9.2.0.192 A 127.255.255.254\n\
+                      7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2 A 127.0.0.2\n";
+
+fn refused(class: &str, ip: &str, zone: &str) -> String {
+    format!("{class}.7.1 Service unavailable; Client host [{ip}] blocked using {zone}")
+}
+
+#[test]
+fn block_lists_refuse_defer_or_only_write_down() {
+    let names = Nameserver::start(&[
+        Zone::unsigned("hard.test", LISTED),
+        Zone::unsigned("soft.test", LISTED),
+        Zone::unsigned("quiet.test", "6.2.0.192 A 127.0.0.2\n7.2.0.192 A 127.0.0.2\n"),
+    ]);
+    let lists = "exempt = [\"198.51.100.7/32\"]\n\
+                 [[limits.dnsbl]]\nzone = \"quiet.test\"\naction = \"record\"\n\
+                 [[limits.dnsbl]]\nzone = \"soft.test\"\naction = \"defer\"\n\
+                 [[limits.dnsbl]]\nzone = \"hard.test\"\ncodes = [\"127.0.0.2\", \"127.0.0.4/30\"]\n";
+    let edge = edge(lists).with(&names.settings()).start();
+
+    let asked = |ip: &str, recipient: &str| {
+        let mut client = greeted(&edge, ip);
+        client.expect("MAIL FROM:<a@example.org>", SENDER_OK);
+        client.say(&format!("RCPT TO:<{recipient}>"))
+    };
+    for (ip, expected) in [
+        ("192.0.2.7", refused("550 5", "192.0.2.7", "hard.test")),
+        ("2001:db8::7", refused("550 5", "2001:db8::7", "hard.test")),
+        // The code is none that the first list was asked for.
+        ("192.0.2.8", refused("451 4", "192.0.2.8", "soft.test")),
+        // The list refuses to answer us: that lists nobody.
+        ("192.0.2.9", OK.to_owned()),
+        ("192.0.2.6", OK.to_owned()),
+        ("192.0.2.1", OK.to_owned()),
+        ("198.51.100.7", OK.to_owned()),
+    ] {
+        // The tenant takes no mail over IPv6: whoever is listed is told that first.
+        assert_eq!(asked(ip, "anna@contoso.com"), expected, "{ip}");
+    }
+    assert_eq!(asked("192.0.2.7", "postmaster"), OK);
+    assert_eq!(refusals(&edge, "dnsbl"), 3);
+    let found = |zone: &str, outcome: &str| {
+        metric(&edge, &format!("landfall_dnsbl_findings_total{{zone=\"{zone}\",outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!((found("hard.test", "reject"), found("quiet.test", "record")), (3, 3));
+    assert_eq!((found("hard.test", "failed"), found("soft.test", "failed")), (1, 1));
+    assert!(edge.log().contains("\"block-listed\""), "{}", edge.log());
+}
+
+#[test]
+fn a_block_list_that_does_not_answer_lists_nobody_and_holds_up_little() {
+    let mut names = Nameserver::start(&[Zone::unsigned("hard.test", LISTED)]);
+    let settings = names.settings();
+    names.stop();
+    // Somebody who takes questions and says nothing.
+    let silent = std::net::UdpSocket::bind(names.address).expect("the server is gone");
+    let edge = edge("[[limits.dnsbl]]\nzone = \"hard.test\"\ndeadline = \"500ms\"").with(&settings).start();
+    let mut client = greeted(&edge, "192.0.2.7");
+    let watch = Stopwatch::start();
+    client.deliver("a@example.org", &["anna@contoso.com"], letter("not listed as far as we know"));
+    assert!(watch.elapsed() < Duration::from_secs(3), "{:?}", watch.elapsed());
+    // Asked once a session.
+    let watch = Stopwatch::start();
+    client.deliver("a@example.org", &["anna@contoso.com"], letter("and another"));
+    assert!(watch.elapsed() < Duration::from_millis(450), "{:?}", watch.elapsed());
+    drop(silent);
 }
 
 // ---- what the session keeps itself

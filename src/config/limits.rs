@@ -3,12 +3,14 @@
 //! docs/LIMITS.md says what each is answered with. What counts is `limits`; what refuses is `session` and
 //! `listener`.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::show::{self as showing, Page};
-use crate::document::{Entry, Section};
+use crate::document::{Entry, Section, parse_network};
+use crate::mail::Domain;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -17,6 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A client waits five minutes for an answer to RCPT (RFC 5321 §4.5.3.2.3), and others wait behind it.
 const TARPIT_LIMIT: Duration = Duration::from_secs(30);
+/// What lists answer with. RFC 5782 §2.1
+const ANSWERS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Of rates; more is none.
 const RATE_LIMIT: u64 = 1_000_000_000;
 
@@ -43,6 +47,8 @@ pub struct Limits {
     pub per_tenant_per_minute: u64,
     /// Networks that limits on addresses and rates do not hold for.
     pub exempt: Vec<IpNet>,
+    /// Block lists in the DNS, asked about clients of nobody's.
+    pub dnsbl: Vec<Dnsbl>,
     /// How many addresses each rate can tell apart; needs a restart.
     pub counters: usize,
     /// Rule 57: Received fields.
@@ -54,6 +60,27 @@ pub struct Limits {
     /// Resident memory above which MAIL is refused for now (rule 60).
     pub memory: u64,
 }
+
+/// One block list, and what becomes of the clients on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dnsbl {
+    pub zone: Domain,
+    /// The answers that count, within 127.0.0.0/8.
+    pub codes: Vec<Ipv4Net>,
+    pub action: DnsblAction,
+    pub deadline: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsblAction {
+    #[default]
+    Reject,
+    Defer,
+    Record,
+}
+
+const ACTIONS: [(&str, DnsblAction); 3] =
+    [("reject", DnsblAction::Reject), ("defer", DnsblAction::Defer), ("record", DnsblAction::Record)];
 
 impl Default for Limits {
     fn default() -> Self {
@@ -72,6 +99,7 @@ impl Default for Limits {
             per_sender_recipient_per_hour: 1_188,
             per_tenant_per_minute: 0,
             exempt: Vec::new(),
+            dnsbl: Vec::new(),
             counters: 131_072,
             // RFC 5321 §6.3: "normally at least 100".
             hops: 100,
@@ -113,6 +141,7 @@ pub(super) fn read(top: &Section<'_>) -> Limits {
         ),
         per_tenant_per_minute: rate("per_tenant_per_minute", default.per_tenant_per_minute),
         exempt: section.list("exempt", Entry::network).unwrap_or_default(),
+        dnsbl: section.sections("dnsbl", "zone").iter().filter_map(dnsbl).collect(),
         counters: section.read_or("counters", default.counters, |entry| entry.count(1_024..=16_777_216)),
         hops: count("hops", default.hops, 1_000),
         faults: count("faults", default.faults, 10_000),
@@ -120,6 +149,24 @@ pub(super) fn read(top: &Section<'_>) -> Limits {
             .read_or("session_age", default.session_age, |entry| entry.duration(SECOND..=DAY)),
         memory: section.read_or("memory", default.memory, |entry| entry.size(32 * MIB..=1024 * GIB)),
     }
+}
+
+fn dnsbl(section: &Section<'_>) -> Option<Dnsbl> {
+    let codes = section.list("codes", |entry| {
+        entry.text_as("an address or CIDR within 127.0.0.0/8", |text| match parse_network(text)? {
+            IpNet::V4(network) if ANSWERS.contains(&network) => Some(network),
+            IpNet::V4(_) | IpNet::V6(_) => None,
+        })
+    });
+    if section.has("codes") {
+        section.refuse_empty("codes", "answers that count, such as [\"127.0.0.2\"]");
+    }
+    let action = section.read_or("action", DnsblAction::default(), |entry| entry.word(&ACTIONS));
+    let deadline = section.read_or("deadline", Duration::from_secs(3), |entry| {
+        entry.duration(Duration::from_millis(1)..=Duration::from_secs(60))
+    });
+    let zone = section.require("zone", "the list's zone, such as \"bl.example.net\"", Entry::domain)?;
+    Some(Dnsbl { zone, codes: codes.unwrap_or_else(|| vec![ANSWERS]), action, deadline })
 }
 
 pub(super) fn show(page: &mut Page, limits: &Limits) {
@@ -137,6 +184,7 @@ pub(super) fn show(page: &mut Page, limits: &Limits) {
         per_sender_recipient_per_hour,
         per_tenant_per_minute,
         exempt,
+        dnsbl,
         counters,
         hops,
         faults,
@@ -163,4 +211,13 @@ pub(super) fn show(page: &mut Page, limits: &Limits) {
     page.key("faults", showing::count(*faults));
     page.key("session_age", showing::duration(*session_age));
     page.key("memory", showing::size(*memory));
+    for list in dnsbl {
+        let Dnsbl { zone, codes, action, deadline } = list;
+        let word = ACTIONS.iter().find(|(_, one)| one == action).map_or("reject", |(word, _)| word);
+        page.item("limits.dnsbl");
+        page.key("zone", showing::text(zone));
+        page.key("codes", showing::list(codes));
+        page.key("action", showing::text(word));
+        page.key("deadline", showing::duration(*deadline));
+    }
 }

@@ -18,7 +18,7 @@ pub use directory::{DirectorySettings, DirectorySource};
 pub use dns::Dns;
 use file::NamedFile;
 pub use headers::Headers;
-pub use limits::Limits;
+pub use limits::{Dnsbl, DnsblAction, Limits};
 pub use settings::*;
 pub use show::{show, show_json};
 
@@ -154,7 +154,7 @@ mod tests {
             }
         }
         // Asking takes a file that has every kind of section.
-        let all = "[[listener]]\n[[tls.certificate]]\n[region.EUR]\n[region.NAM]\n";
+        let all = "[[listener]]\n[[tls.certificate]]\n[[limits.dnsbl]]\n[region.EUR]\n[region.NAM]\n";
         let (asked, _) = read(all);
         assert!(asked.len() > 70, "only {} keys were asked for", asked.len());
         // A region's keys are explained once, whichever region that is.

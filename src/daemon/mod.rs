@@ -190,6 +190,7 @@ impl Daemon {
             draining: drain_watch.clone(),
             admission: Admission::new(limits.connections),
             limits: limits_in_force,
+            resolver: resolver.clone(),
             reporter: reporter.clone(),
             clock,
         });

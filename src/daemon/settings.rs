@@ -213,6 +213,20 @@ pub(super) fn limits(settings: &Settings) -> limits::Terms {
             default.per_sender_recipient_per_hour,
         ),
         per_tenant_per_minute: rate(chosen.per_tenant_per_minute, default.per_tenant_per_minute),
+        blocklists: chosen.dnsbl.iter().map(blocklist).collect(),
+    }
+}
+
+fn blocklist(list: &config::Dnsbl) -> limits::Blocklist {
+    limits::Blocklist {
+        zone: list.zone.as_str().into(),
+        codes: list.codes.clone(),
+        action: match list.action {
+            config::DnsblAction::Reject => limits::Action::Reject,
+            config::DnsblAction::Defer => limits::Action::Defer,
+            config::DnsblAction::Record => limits::Action::Record,
+        },
+        deadline: list.deadline,
     }
 }
 

@@ -64,6 +64,10 @@ pub enum Reason {
     InsufficientResources,
     /// Rules 58 and 59, and what else `[limits]` counts.
     Limited(Limit),
+    /// A block list has the client's address.
+    BlockListed { zone: Arc<str> },
+    /// The same, of a list by whose word clients are told to come again.
+    BlockListedForNow { zone: Arc<str> },
 }
 
 impl Reason {
@@ -86,6 +90,8 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::InsufficientResources => "insufficient-resources",
             Self::Limited(limit) => limit.word(),
+            Self::BlockListed { .. } => "block-listed",
+            Self::BlockListedForNow { .. } => "block-listed-for-now",
         }
     }
 
@@ -106,7 +112,9 @@ impl Reason {
             | Self::Overloaded
             | Self::NoRoute
             | Self::InsufficientResources
-            | Self::Limited(_) => false,
+            | Self::Limited(_)
+            | Self::BlockListed { .. }
+            | Self::BlockListedForNow { .. } => false,
         }
     }
 
@@ -114,6 +122,7 @@ impl Reason {
     pub fn limit(&self) -> Option<Limit> {
         match self {
             Self::Limited(limit) => Some(*limit),
+            Self::BlockListed { .. } | Self::BlockListedForNow { .. } => Some(Limit::Dnsbl),
             Self::RelayDenied
             | Self::UnknownRecipient
             | Self::SendingDisabled

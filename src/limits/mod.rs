@@ -3,8 +3,10 @@
 //! Owns the counters of rules 58 and 59 and of directory harvesting. It counts and compares, and never
 //! answers: `listener` asks, `decision::Reason` and `smtp::reply` say what becomes of it.
 
+mod blocklist;
 mod counters;
 
+pub use blocklist::{Action, Blocklist, Finding, look_up, verdict};
 pub use counters::{Counters, Key};
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -117,6 +119,7 @@ pub struct Terms {
     pub per_recipient_per_hour: Rate,
     pub per_sender_recipient_per_hour: Rate,
     pub per_tenant_per_minute: Rate,
+    pub blocklists: Vec<Blocklist>,
 }
 
 /// A client as limits see it: its network, and which limits spare it.
@@ -157,8 +160,9 @@ impl Client {
         self.spared == Spared::Everything
     }
 
-    pub fn is_local(self) -> bool {
-        self.network.is_loopback()
+    /// Whether block lists are asked about it: none knows this machine's own addresses.
+    pub fn may_be_listed(self) -> bool {
+        self.spared == Spared::Nothing
     }
 
     /// The limit that holds for it, if one does.
@@ -395,6 +399,7 @@ mod tests {
             per_recipient_per_hour: rate(3),
             per_sender_recipient_per_hour: rate(2),
             per_tenant_per_minute: rate(0),
+            blocklists: Vec::new(),
         }
     }
 
@@ -416,7 +421,11 @@ mod tests {
         assert_eq!(network("2001:db8::1"), network("2001:db8::2"));
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
         assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
-        assert!(client("::1").is_local() && client("::ffff:127.0.0.1").is_local());
+        for (ip, asked) in
+            [("::1", false), ("::ffff:127.0.0.1", false), ("192.0.2.200", false), ("192.0.2.1", true)]
+        {
+            assert_eq!(client(ip).may_be_listed(), asked, "{ip}");
+        }
     }
 
     #[test]

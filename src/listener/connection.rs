@@ -70,6 +70,8 @@ pub(super) struct Connection {
     limits: Arc<limits::Terms>,
     /// Whether the client has said anything: who did not has cost nothing.
     has_spoken: bool,
+    /// What block lists say of the client, once they were asked.
+    listed: Option<Option<Reason>>,
     /// Of the recipients accepted so far, for when the message is.
     dues: Vec<Due>,
     hops: Hops,
@@ -124,6 +126,7 @@ impl Connection {
             client,
             limits: shared.limits.terms(),
             has_spoken: false,
+            listed: None,
             dues: Vec::new(),
             entrance,
             shared,
@@ -339,6 +342,9 @@ impl Connection {
             Ok(attributed) => {
                 Attributed { attribution: self.attribution, via: self.via } = attributed;
                 self.partner = None;
+                if self.attribution == Attribution::Incoming {
+                    self.ask_block_lists().await;
+                }
                 Ok(())
             }
             Err(reason) => {
@@ -365,6 +371,41 @@ impl Connection {
         Ok(attributed)
     }
 
+    /// Once a session. What they say is told at RCPT: mail to postmaster passes all the same (RFC 5321 §4.5.1).
+    async fn ask_block_lists(&mut self) {
+        let lists = &self.limits.blocklists;
+        if self.listed.is_some() || lists.is_empty() || !self.client.may_be_listed() {
+            return;
+        }
+        let peer = self.session.peer();
+        let findings = limits::look_up(lists, &self.shared.resolver, peer.ip).await;
+        for finding in &findings {
+            self.shared.reporter.note(&match finding {
+                limits::Finding::Listed { zone, action } => {
+                    Event::BlockListed { session: self.id, peer, zone, action: action.word() }
+                }
+                limits::Finding::Failed { zone, why } => {
+                    Event::BlocklistFailed { session: self.id, zone, why }
+                }
+            });
+        }
+        self.listed = Some(limits::verdict(&findings).and_then(|(zone, action)| match action {
+            limits::Action::Reject => Some(Reason::BlockListed { zone }),
+            limits::Action::Defer => Some(Reason::BlockListedForNow { zone }),
+            limits::Action::Record => None,
+        }));
+    }
+
+    /// Why this recipient's mail is not taken from a client on a block list.
+    fn block_listed(&self, asked: &Asked) -> Option<Reason> {
+        let to_postmaster = match asked {
+            Asked::Mailbox(address) => address.is_postmaster(),
+            Asked::Postmaster => true,
+        };
+        let applies = self.attribution == Attribution::Incoming && !to_postmaster;
+        self.listed.as_ref().filter(|_| applies)?.clone()
+    }
+
     fn note_sender_refused(&self, sender: &Sender, reason: &Reason) {
         self.shared.reporter.note(&Event::SenderRefused {
             session: self.id,
@@ -386,6 +427,8 @@ impl Connection {
             Err(Reason::Overloaded.into())
         } else if candour == Candour::NotNow {
             Err(Reason::Limited(Limit::UnknownRecipientsPerIpPerMinute).into())
+        } else if let Some(listed) = self.block_listed(&asked) {
+            Err(listed.into())
         } else {
             let door = self.entrance.door;
             let sender = self.session.envelope().and_then(|open| open.sender.as_ref());

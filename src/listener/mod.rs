@@ -28,6 +28,7 @@ use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::decision::{Door, PeerPattern, Reason};
 use crate::delivery::Pool;
+use crate::dns::Resolver;
 use crate::inquiry::Inquiry;
 use crate::limits::{Client, Limit, Limits};
 use crate::mail::firewall::Firewall;
@@ -59,6 +60,8 @@ pub struct Shared {
     pub draining: watch::Receiver<bool>,
     pub admission: Admission,
     pub limits: Arc<Limits>,
+    /// For block lists.
+    pub resolver: Arc<Resolver>,
     pub reporter: Reporter,
     pub clock: Clock,
 }

@@ -503,7 +503,9 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         | Reason::ComesAlone
         | Reason::Overloaded
         | Reason::InsufficientResources
-        | Reason::Limited(_) => (Status::new(4, 4, 3), "no way on could be decided"),
+        | Reason::Limited(_)
+        | Reason::BlockListed { .. }
+        | Reason::BlockListedForNow { .. } => (Status::new(4, 4, 3), "no way on could be decided"),
     };
     RemoteReply::ours("", status, text)
 }

@@ -103,6 +103,19 @@ pub enum Event<'a> {
         limit: Limit,
         reply: &'a str,
     },
+    /// A block list has the client's address.
+    BlockListed {
+        session: SessionId,
+        peer: &'a Peer,
+        zone: &'a str,
+        action: &'static str,
+    },
+    /// A block list did not answer: then it lists nobody.
+    BlocklistFailed {
+        session: SessionId,
+        zone: &'a str,
+        why: &'a str,
+    },
     /// A limit that the session itself keeps was reached.
     LimitReached {
         session: SessionId,

@@ -116,6 +116,12 @@ pub(super) fn write(event: &Event<'_>) {
         Event::TurnedAway { peer, limit, reply } => {
             warn!(event = "turned-away", %peer, limit = limit.word(), reply);
         }
+        Event::BlockListed { session, peer, zone, action } => {
+            info!(event = "block-listed", %session, ip = %peer.ip, helo = peer.helo, zone, action);
+        }
+        Event::BlocklistFailed { session, zone, why } => {
+            info!(event = "blocklist-failed", %session, zone, why);
+        }
         Event::LimitReached { session, peer, limit } => {
             info!(event = "limit-reached", %session, ip = %peer.ip, helo = peer.helo, limit = limit.word());
         }

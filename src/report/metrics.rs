@@ -33,6 +33,13 @@ struct LimitLabel {
     limit: &'static str,
 }
 
+/// Zones are those of the configuration.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ZoneLabel {
+    zone: String,
+    outcome: &'static str,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -60,6 +67,7 @@ pub struct Metrics {
     inline_fell_back: Counter,
     refused: Family<ReasonLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
+    blocklists: Family<ZoneLabel, Counter>,
     recipients: Family<IrrLabel, Counter>,
     outcomes: Family<OutcomeLabel, Counter>,
     destinations_down: Counter,
@@ -107,6 +115,12 @@ impl Default for Metrics {
             drop(limited.get_or_create(&LimitLabel { limit: limit.word() }));
         }
         registry.register("limit_refusals", "What was refused for a limit, by limit", limited.clone());
+        let blocklists = Family::<ZoneLabel, Counter>::default();
+        registry.register(
+            "dnsbl_findings",
+            "Clients that a block list has, by what became of them, and lists that did not answer",
+            blocklists.clone(),
+        );
         let recipients = Family::<IrrLabel, Counter>::default();
         registry.register(
             "recipients_accepted",
@@ -135,6 +149,7 @@ impl Default for Metrics {
             inline_fell_back,
             refused,
             limited,
+            blocklists,
             recipients,
             outcomes,
             destinations_down,
@@ -165,6 +180,8 @@ impl Metrics {
                 self.count_limit(*limit);
             }
             Event::LimitReached { limit, .. } => self.count_limit(*limit),
+            Event::BlockListed { zone, action, .. } => self.count_finding(zone, action),
+            Event::BlocklistFailed { zone, .. } => self.count_finding(zone, "failed"),
             Event::HandshakeFailed { .. } => {
                 self.handshakes_failed.inc();
             }
@@ -237,6 +254,10 @@ impl Metrics {
         if let Some(limit) = reason.limit() {
             self.count_limit(limit);
         }
+    }
+
+    fn count_finding(&self, zone: &str, outcome: &'static str) {
+        self.blocklists.get_or_create(&ZoneLabel { zone: zone.to_owned(), outcome }).inc();
     }
 
     fn count_limit(&self, limit: Limit) {

@@ -24,12 +24,17 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::NoRoute => Reply::NoRoute,
         Reason::InsufficientResources => Reply::InsufficientRoom,
         Reason::Limited(limit) => reply_at(*limit),
+        Reason::BlockListed { .. } => Reply::BlockListed,
+        Reason::BlockListedForNow { .. } => Reply::BlockListedForNow,
     }
 }
 
 /// With its particulars: what a constant text cannot say.
 pub fn answer_for(reason: &Reason, peer: &Peer) -> Answer {
     let reply = reply_for(reason);
+    if let Reason::BlockListed { zone } | Reason::BlockListedForNow { zone } = reason {
+        return Answer::new(reply, Detail::Listed(peer.ip, zone.clone()));
+    }
     let names_client = reply.entry().text.contains("{ip}");
     let detail = if names_client { Detail::Ip(peer.ip) } else { Detail::None };
     Answer::new(reply, detail)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::extension::Extensions;
 use crate::clock::Timestamp;
@@ -21,7 +22,7 @@ pub struct Entry {
     pub code: u16,
     pub status: Option<Status>,
     /// The default words. `{service_name}`, `{help_url}` and `{hostname}` are filled in at start-up,
-    /// `{ip}`, `{domain}`, `{id}`, `{octets}` and `{verdict}` from the answer's detail.
+    /// `{ip}`, `{domain}`, `{id}`, `{octets}`, `{verdict}` and `{zone}` from the answer's detail.
     pub text: &'static str,
     /// The rule of `spec/behaviour.md` or the RFC that asks for it.
     pub source: &'static str,
@@ -94,6 +95,8 @@ catalogue! {
     Ipv6NotAccepted     "ipv6-not-accepted"     550 "5.2.1"   "Service unavailable, [{domain}] does not accept email over IPv6." "rule 50";
     Ipv6WithoutPtr      "ipv6-without-ptr"      450 "4.7.25"  "Service unavailable, sending IPv6 address [{ip}] must have reverse DNS record." "rule 51";
     Ipv6Unauthenticated "ipv6-unauthenticated"  450 "4.7.26"  "Service unavailable, message sent over IPv6 [{ip}] must pass either SPF or DKIM validation." "rule 52";
+    BlockListed         "block-listed"          550 "5.7.1"   "Service unavailable; Client host [{ip}] blocked using {zone}" "limits.dnsbl, action reject";
+    BlockListedForNow   "block-listed-for-now"  451 "4.7.1"   "Service unavailable; Client host [{ip}] blocked using {zone}" "limits.dnsbl, action defer";
     BadHelo             "bad-helo"              550 "5.7.506" "Access Denied, Bad HELO" "rule 64";
 
     // Limits.
@@ -202,6 +205,8 @@ pub enum Detail {
     Domain(Domain),
     Message(MessageId),
     Octets(u64),
+    /// A client's address, and the list that has it.
+    Listed(IpAddr, Arc<str>),
     /// What the next hop said, which stands for us too.
     Verdict(Box<RemoteReply>),
     /// The lines of EHLO.
@@ -236,6 +241,10 @@ impl Answer {
             Detail::Domain(domain) => fill(line, "{domain}", domain, out),
             Detail::Message(id) => fill(line, "{id}", id, out),
             Detail::Octets(octets) => fill(line, "{octets}", octets, out),
+            Detail::Listed(ip, zone) => {
+                let line = line.replace("{zone}", zone);
+                fill(&line, "{ip}", ip, out);
+            }
             Detail::Verdict(verdict) => write_verdict(self.reply, line, verdict, out),
             Detail::Extensions(ip, extensions) => {
                 fill(line, "{ip}", ip, out);
@@ -334,7 +343,7 @@ const VERDICT_LIMIT: usize = 400;
 /// Filled in once, when the wording is read.
 const EARLY: [&str; 3] = ["{service_name}", "{help_url}", "{hostname}"];
 /// Filled in from each answer's detail.
-const LATE: [&str; 5] = ["{ip}", "{domain}", "{id}", "{octets}", "{verdict}"];
+const LATE: [&str; 6] = ["{ip}", "{domain}", "{id}", "{octets}", "{verdict}", "{zone}"];
 
 /// Every reply as it goes on the wire, in the wording of one configuration.
 #[derive(Debug, Clone)]
@@ -446,7 +455,7 @@ pub fn document() -> String {
          Everything Landfall can answer, written from the catalogue in `src/smtp/reply.rs` by `tests/replies.rs`.\n\
          Code, enhanced code and ATTR token are fixed.\n\
          The words may be changed in `[replies]`: `service_name` and `help_url`, or a whole text under `words`, by label.\n\
-         `{ip}`, `{domain}`, `{id}`, `{octets}` and `{verdict}` are filled in by each answer.\n\
+         `{ip}`, `{domain}`, `{id}`, `{octets}`, `{verdict}` and `{zone}` are filled in by each answer.\n\
          With `replies.context = true` every 4xx and 5xx reply, and the 250 that takes a message, ends in\n\
          ` [<hostname> <UTC time>Z <session>]`.\n\n\
          | label | code | enhanced | words | source |\n|---|---|---|---|---|\n",
@@ -577,6 +586,13 @@ mod tests {
                 Answer::new(Reply::ServerBusy, v6),
                 "451 4.7.500 Server busy. Please try again later from [2001:db8::1].",
             ),
+            (
+                Answer::new(
+                    Reply::BlockListed,
+                    Detail::Listed("192.0.2.7".parse().expect("v4"), "bl.example".into()),
+                ),
+                "550 5.7.1 Service unavailable; Client host [192.0.2.7] blocked using bl.example",
+            ),
             (Reply::InsufficientRoom.into(), "452 4.3.1 Insufficient system resources"),
             (Reply::Draining.into(), "421 4.3.2 Service not available"),
             (Reply::InvalidCharacters.into(), "550 5.6.11 Invalid characters"),
@@ -639,6 +655,7 @@ mod tests {
                 Detail::Domain(domain.clone()),
                 Detail::Octets(u64::MAX),
                 Detail::Message(MessageId::from_raw(u64::MAX)),
+                Detail::Listed(v6, longest_name.as_str().into()),
                 Detail::Extensions(v6, Extensions { message_size: u64::MAX, starttls: true }),
             ];
             for detail in details {
