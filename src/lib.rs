@@ -24,6 +24,7 @@ pub mod report;
 pub mod inquiry;
 pub mod session;
 pub mod delivery;
+pub mod onboarding;
 
 // FLOOR 4 · WORKERS
 pub mod listener;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 "the answer is no", 2 usage or configuration error.
 
 mod directory;
+mod dns;
 mod explain;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,9 @@ enum Command {
     /// The accepted domains, users and what does not fit together.
     #[command(subcommand)]
     Directory(directory::Command),
+    /// What the DNS should say of a domain, what it says, and the zone of all MX targets.
+    #[command(subcommand)]
+    Dns(dns::Dns),
     /// One screen of health of the running daemon.
     Status,
     /// Apply configuration, directory and certificates without dropping a session.
@@ -128,6 +132,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Directory(command) => {
             with_config(cli, |loaded| block_on(directory::run(cli, command, loaded)))
         }
+        Command::Dns(command) => with_config(cli, |loaded| block_on(command.run(loaded, cli.json))),
         Command::Status => ask(cli, "/v1/status", print_fields),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Upgrade => tell(cli, "/v1/upgrade"),

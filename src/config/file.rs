@@ -85,6 +85,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         headers: Headers::read(&top),
         admin,
         replies: replies(&top),
+        onboarding: super::onboarding::read(&top, &known),
         log: log(&top, base),
     };
     Reading { settings, files }

@@ -5,6 +5,7 @@
 
 mod settings;
 mod limits;
+mod onboarding;
 mod file;
 mod directory;
 mod certificate;

@@ -43,6 +43,7 @@ pub struct Settings {
     pub wire: Wire,
     pub headers: Headers,
     pub admin: Admin,
+    pub onboarding: crate::onboarding::Settings,
     pub replies: Replies,
     pub log: Log,
 }

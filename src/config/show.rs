@@ -79,6 +79,7 @@ pub fn show(settings: &Settings) -> String {
     page.key("service_name", text(service_name));
     page.key("help_url", text(help_url));
     page.key("context", *context);
+    super::onboarding::show(&mut page, &settings.onboarding);
     page.section("log");
     page.key("format", text(format_word(settings.log.format)));
     page.key("level", text(level_word(settings.log.level)));

@@ -12,7 +12,7 @@ mod sockets;
 mod upgrade;
 mod welcome;
 
-pub use settings::{directory, directory_service, rules, rules_as_seen_from, wording};
+pub use settings::{directory, directory_service, dns, rules, rules_as_seen_from, wording};
 
 use std::io;
 use std::path::{Path, PathBuf};

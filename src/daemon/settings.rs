@@ -245,7 +245,7 @@ pub(super) fn queue(settings: &Settings) -> queue::Settings {
     }
 }
 
-pub(super) fn dns(settings: &Settings) -> dns::Settings {
+pub fn dns(settings: &Settings) -> dns::Settings {
     let config::Dns { servers, timeout, dnssec, trust_anchors, cache_entries } = settings.dns.clone();
     let deadline = settings.deadlines.resolve;
     dns::Settings { servers, timeout, deadline, dnssec, trust_anchors, cache_entries }

@@ -83,6 +83,13 @@ impl Identity {
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
+
+    /// SHA-256 of the public key: what a TLSA record `3 1 1` holds (RFC 7671 §5.1).
+    pub fn key_digest(&self) -> Vec<u8> {
+        let certificate = self.certified.end_entity_cert().expect("an identity has a certificate");
+        let (_, parsed) = X509Certificate::from_der(certificate).expect("it was parsed before");
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parsed.public_key().raw).as_ref().to_vec()
+    }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -19,6 +19,8 @@ pub struct Zone {
     name: String,
     records: String,
     signing: Signing,
+    /// The records are the whole zone, SOA and NS included.
+    whole: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -36,7 +38,11 @@ enum Signing {
 
 impl Zone {
     pub fn signed(name: &str, records: &str) -> Self {
-        Self { name: name.to_owned(), records: records.to_owned(), signing: Signing::Yes }
+        Self { name: name.to_owned(), records: records.to_owned(), signing: Signing::Yes, whole: false }
+    }
+
+    pub fn signed_whole(name: &str, text: &str) -> Self {
+        Self { whole: true, ..Self::signed(name, text) }
     }
 
     pub fn unsigned(name: &str, records: &str) -> Self {
@@ -54,6 +60,9 @@ impl Zone {
     fn text(&self) -> String {
         if let Signing::Tampered { signed } = &self.signing {
             return signed.clone();
+        }
+        if self.whole {
+            return self.records.clone();
         }
         format!(
             "$ORIGIN {}.\n$TTL 60\n@ SOA ns.{ROOT_HOST}. hostmaster.{ROOT_HOST}. 1 3600 600 86400 60\n\
