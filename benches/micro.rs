@@ -59,6 +59,7 @@ fn session(criterion: &mut Criterion) {
                 mailbox: None,
                 tenant: None,
                 via: None,
+                recorded: None,
             };
             black_box(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))));
             black_box(session.on(Input::Line(b"RSET")));
@@ -146,6 +147,7 @@ fn inquiry(users: usize) -> Inquiry {
         inline: std::collections::BTreeMap::new(),
         peers: Vec::new(),
         postmaster: None,
+        ipv6: landfall::auth::Ipv6::Enforce,
     };
     Inquiry::new(Directory::new(table), rules, Duration::from_secs(5), Clock::System)
 }

@@ -235,6 +235,7 @@ fn admit(path: RecipientPath) -> Result<Admitted, Reason> {
             address,
             mailbox: None,
             tenant: None,
+            recorded: None,
         }),
         "contoso.com" => Err(Reason::UnknownRecipient),
         "fabrikam.com" => Err(Reason::WrongRegion),

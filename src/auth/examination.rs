@@ -40,12 +40,18 @@ pub struct Client {
 }
 
 impl Auth {
-    pub fn new(settings: Settings, hostname: &str, resolver: Arc<Resolver>, clock: Clock) -> Self {
-        let authserv_id = settings.authserv_id.as_deref().unwrap_or(hostname).into();
+    /// `authserv_id` signs the results; `hostname` is what SPF macros call this host.
+    pub fn new(
+        settings: Settings,
+        authserv_id: &str,
+        hostname: &str,
+        resolver: Arc<Resolver>,
+        clock: Clock,
+    ) -> Self {
         let room = usize::try_from(settings.header_memory).unwrap_or(usize::MAX);
         Self {
             settings: Arc::new(settings),
-            authserv_id,
+            authserv_id: authserv_id.into(),
             hostname: hostname.into(),
             resolver,
             judge: Arc::new(Judge::new()),
@@ -62,14 +68,25 @@ impl Auth {
         &self.authserv_id
     }
 
+    /// What mail of this client is checked for, if it is at all. Rule 52 holds for who is exempt, too.
+    pub fn extent(&self, ip: IpAddr, rule_52: Rule52) -> Option<Extent> {
+        if self.settings.applies_to(ip) {
+            return Some(Extent::Whole(rule_52));
+        }
+        (rule_52 == Rule52::Applies).then_some(Extent::Rule52)
+    }
+
     /// Begins with what can be asked before the message has come.
-    pub fn begin(&self, client: Client) -> Examination {
+    pub fn begin(&self, client: Client, extent: Extent) -> Examination {
         let until = Instant::now() + self.settings.deadline;
+        let checks = Checks::of(&self.settings, extent);
         let (auth, of) = (self.clone(), client.clone());
-        let asking = Asking(tokio::spawn(async move { auth.origin(&of, until).await }));
+        let asking = Asking(tokio::spawn(async move { auth.origin(&of, checks, until).await }));
         let limit = usize::try_from(self.settings.header_size).unwrap_or(usize::MAX);
-        let needs_message = self.settings.dkim || self.settings.arc || self.settings.dmarc;
+        let needs_message = checks.dkim || checks.arc || checks.dmarc;
         Examination {
+            checks,
+            extent,
             head: Head::new(self.room.clone(), limit),
             reading: if needs_message { Reading::Head } else { Reading::Nothing },
             auth: self.clone(),
@@ -78,14 +95,16 @@ impl Auth {
         }
     }
 
-    async fn origin(&self, client: &Client, until: Instant) -> Origin {
-        let (spf, iprev) =
-            tokio::join!(Box::pin(self.spf(client, until)), Box::pin(self.iprev(client, until)));
+    async fn origin(&self, client: &Client, checks: Checks, until: Instant) -> Origin {
+        let (spf, iprev) = tokio::join!(
+            Box::pin(self.spf(client, checks, until)),
+            Box::pin(self.iprev(client, checks, until))
+        );
         Origin { spf, iprev }
     }
 
-    async fn spf(&self, client: &Client, until: Instant) -> Option<SpfFinding> {
-        if !self.settings.spf {
+    async fn spf(&self, client: &Client, checks: Checks, until: Instant) -> Option<SpfFinding> {
+        if !checks.spf {
             return None;
         }
         let identity = Identity::of(client);
@@ -111,8 +130,8 @@ impl Auth {
         Some(SpfFinding { finding, result: verdict.result, explanation: verdict.explanation })
     }
 
-    async fn iprev(&self, client: &Client, until: Instant) -> Option<Finding> {
-        if !self.settings.iprev {
+    async fn iprev(&self, client: &Client, checks: Checks, until: Instant) -> Option<Finding> {
+        if !checks.iprev {
             return None;
         }
         let check = Box::pin(iprev::check(&self.resolver, client.ip));
@@ -121,6 +140,57 @@ impl Auth {
                 .because("not finished in time")
                 .about("policy.iprev", client.ip.to_string())
         }))
+    }
+}
+
+/// Whether a message has to pass SPF or DKIM to come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule52 {
+    Applies,
+    /// IPv4, or a client that is known otherwise.
+    Spared,
+}
+
+/// What a message is examined for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All that the settings want, and what rule 52 needs where it applies.
+    Whole(Rule52),
+    /// Nothing but that: the client is exempt from the rest.
+    Rule52,
+}
+
+impl Extent {
+    pub fn rule_52(self) -> Rule52 {
+        match self {
+            Self::Whole(rule_52) => rule_52,
+            Self::Rule52 => Rule52::Applies,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Checks {
+    spf: bool,
+    dkim: bool,
+    dmarc: bool,
+    arc: bool,
+    iprev: bool,
+}
+
+impl Checks {
+    fn of(settings: &Settings, extent: Extent) -> Self {
+        let needed = extent.rule_52() == Rule52::Applies;
+        match extent {
+            Extent::Whole(_) => Self {
+                spf: settings.spf || needed,
+                dkim: settings.dkim || needed,
+                dmarc: settings.dmarc,
+                arc: settings.arc,
+                iprev: settings.iprev,
+            },
+            Extent::Rule52 => Self { spf: true, dkim: true, dmarc: false, arc: false, iprev: false },
+        }
     }
 }
 
@@ -195,6 +265,8 @@ enum Reading {
 /// The checks of one message under way.
 pub struct Examination {
     auth: Auth,
+    extent: Extent,
+    checks: Checks,
     client: Client,
     origin: Answer,
     head: Head,
@@ -229,13 +301,25 @@ impl Examination {
     }
 
     fn wanted(&self) -> Wanted {
-        let settings = &self.auth.settings;
-        Wanted {
-            dkim: settings.dkim,
-            arc: settings.arc,
-            dmarc: settings.dmarc,
-            signatures: settings.signatures,
-        }
+        let Checks { dkim, arc, dmarc, .. } = self.checks;
+        Wanted { dkim, arc, dmarc, signatures: self.auth.settings.signatures }
+    }
+
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// From now on the client is this one: the address that mail really came from (rule 40).
+    pub fn ask_about(&mut self, ip: IpAddr) {
+        self.client.ip = ip;
+        let until = Instant::now() + self.auth.settings.deadline;
+        let (auth, of, checks) = (self.auth.clone(), self.client.clone(), self.checks);
+        self.origin =
+            Answer::Asking(Asking(tokio::spawn(async move { auth.origin(&of, checks, until).await })));
     }
 
     /// What is known of the client; waits for it.

@@ -174,9 +174,10 @@ impl Findings {
     }
 
     /// The domain whose owner asks that this message be refused.
-    pub fn to_be_rejected(&self) -> Option<Option<&Domain>> {
+    pub fn rejected_by(&self) -> Option<&Domain> {
         let dmarc = self.dmarc.as_ref()?;
-        (dmarc.mark == Mark::Fail && dmarc.policy == Policy::Reject).then_some(dmarc.domain.as_ref())
+        let rejected = dmarc.mark == Mark::Fail && dmarc.policy == Policy::Reject;
+        dmarc.domain.as_ref().filter(|_| rejected)
     }
 
     /// The header field, folded, ending in CRLF.

@@ -144,6 +144,13 @@ impl<'h> Message<'h> {
     }
 }
 
+/// The author's domain, or the nearest one above it that mail can have: a policy may hold for names that no
+/// address has.
+fn nearest_domain(author: &str) -> Option<Domain> {
+    let above = std::iter::successors(Some(author), |name| name.split_once('.').map(|(_, rest)| rest));
+    above.filter_map(|name| Domain::parse(name).ok()).next()
+}
+
 /// What no verifier may accept, or need not: found before anything is asked or computed.
 fn unacceptable(signature: &Signature) -> Option<(Mark, &'static str)> {
     if signature.a == Algorithm::RsaSha1 {
@@ -265,7 +272,7 @@ impl Judge {
         if output.dmarc_record().is_some() {
             finding = finding.about("policy.dmarc", policy.word());
         }
-        (finding, Dmarc { mark, domain: Domain::parse(&author).ok(), policy })
+        (finding, Dmarc { mark, domain: nearest_domain(&author), policy })
     }
 }
 

@@ -12,7 +12,7 @@ mod iprev;
 mod message;
 pub mod spf;
 
-pub use examination::{Auth, Client, Examination, Origin};
+pub use examination::{Auth, Client, Examination, Extent, Origin, Rule52};
 pub use findings::{Dmarc, Finding, Findings, Mark, Policy};
 
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! Explain: the decision for one recipient, from the very code that the server runs. Works offline.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -9,9 +10,10 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::daemon;
 use crate::decision::{Attributed, Door, Place, Reason, Rules, Step, Trail, Via};
+use crate::dns::{Meter, Resolver};
 use crate::inquiry::{Asked, Circumstances, Inquiry};
 use crate::mail::{Address, Domain, Peer, Sender, SessionId, TlsFacts};
-use crate::session::reply_for;
+use crate::session::answer_for;
 use crate::smtp::reply::{Answer, Context, Reply, Texts};
 
 use super::{MISTAKE, NO, YES, print_json};
@@ -86,7 +88,9 @@ impl Explain {
             Ok(directory) => directory,
             Err(code) => return code,
         };
-        let inquiry = Inquiry::new(directory, rules, settings.directory.lookup_deadline, Clock::System);
+        let resolver = Arc::new(Resolver::new(daemon::dns(&settings), Meter::default()));
+        let inquiry = Inquiry::new(directory, rules, settings.directory.lookup_deadline, Clock::System)
+            .asking(resolver);
         let explanation = self.explain(&inquiry, &asked, &sender, &texts).await;
         if json {
             print_json(&explanation);
@@ -124,13 +128,13 @@ impl Explain {
         let rules = inquiry.rules();
         let mut trail = Trail::on();
         let sender = sender.as_ref().map(Address::domain);
-        let (reply, via, place) = match self.decide(inquiry, &rules, asked, sender, &mut trail).await {
-            Ok((via, place)) => (Reply::RecipientOk, via, Some(place)),
-            Err(reason) => (reply_for(&reason), None, None),
+        let (answer, via, place) = match self.decide(inquiry, &rules, asked, sender, &mut trail).await {
+            Ok((via, place)) => (Answer::from(Reply::RecipientOk), via, Some(place)),
+            Err(reason) => (answer_for(&reason, &self.peer()), None, None),
         };
         let mut line = Vec::new();
         let context = Context { session: SessionId(0), now: Clock::System.now() };
-        Answer::from(reply).write(texts, context, &mut line);
+        answer.write(texts, context, &mut line);
         Explanation {
             recipient: self.rcpt.clone(),
             sender: self.from.clone(),

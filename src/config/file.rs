@@ -76,6 +76,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         regions,
         dns: super::dns::read(&top, base, &mut files),
         directory: directory::read(&top, base, &mut files),
+        auth: super::auth::read(&top),
         routing: routing(&top),
         queue: queue(&top),
         limits: limits::read(&top),

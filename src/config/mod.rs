@@ -9,6 +9,7 @@ mod onboarding;
 mod file;
 mod directory;
 mod certificate;
+mod auth;
 mod headers;
 mod dns;
 mod show;

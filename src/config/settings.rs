@@ -35,6 +35,7 @@ pub struct Settings {
     pub regions: BTreeMap<Region, RegionSettings>,
     pub directory: DirectorySettings,
     pub dns: Dns,
+    pub auth: crate::auth::Settings,
     pub routing: Routing,
     pub queue: Queue,
     pub limits: Limits,

@@ -165,8 +165,9 @@ impl Daemon {
         // A directory that does not answer holds nobody up: its snapshot answers, or senders wait.
         let _ = directory.ready(DIRECTORY_PATIENCE).await;
         let lookup_deadline = settings.directory.lookup_deadline;
-        let inquiry = Arc::new(Inquiry::new(directory, rules(&settings), lookup_deadline, clock));
         let resolver = Arc::new(Resolver::new(settings::dns(&settings), reporter.metrics().dns()));
+        let inquiry = Inquiry::new(directory, rules(&settings), lookup_deadline, clock);
+        let inquiry = Arc::new(inquiry.asking(resolver.clone()));
         tokio::spawn(watch_validation(resolver.validation(), reporter.clone()));
         let services = Arc::new(services(&settings, &resolver)?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
@@ -185,6 +186,7 @@ impl Daemon {
             tls: Arc::new(tls),
             texts: ArcSwap::from_pointee(texts),
             firewall: ArcSwap::from_pointee(settings::firewall(&settings)),
+            auth: ArcSwap::from_pointee(settings::auth(&settings, &resolver, clock)),
             arrivals,
             pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
             draining: drain_watch.clone(),
@@ -418,6 +420,7 @@ impl Daemon {
         self.shared.inline.replace(settings::inline(&settings, &services));
         self.shared.texts.store(Arc::new(texts));
         self.shared.firewall.store(Arc::new(settings::firewall(&settings)));
+        self.shared.auth.store(Arc::new(settings::auth(&settings, &self.resolver, self.shared.clock)));
         self.shared.limits.replace(settings::limits(&settings));
         self.ceilings.send_replace(settings::ceilings(&settings));
         for entrance in &self.entrances {

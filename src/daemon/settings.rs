@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, DirectorySource, Settings};
 use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
 use crate::directory::{self, Directory, News, Table};
+use crate::dns::Resolver;
 use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
 use crate::mail::firewall::{FieldPattern, Firewall};
@@ -63,6 +65,7 @@ pub fn rules_as_seen_from(settings: &Settings, node_region: Region) -> Rules {
         inline,
         peers,
         postmaster: settings.directory.postmaster.clone(),
+        ipv6: settings.auth.ipv6,
     }
 }
 
@@ -105,6 +108,8 @@ pub(super) fn firewall(settings: &Settings) -> Firewall {
         FieldPattern::Prefix(headers.trust_prefix.as_str().into()),
         name(&headers.original_sender),
         name(&headers.skip_listed_sender),
+        // RFC 8601 §5: what we are said to have found out. Those whose word counts may bring back our own.
+        FieldPattern::results_of(authserv_id(settings)),
     ];
     Firewall::new(headers.firewall.iter().cloned().chain(own).collect(), Vec::new())
 }
@@ -139,6 +144,20 @@ pub fn directory_service(settings: &Settings, snapshot: Option<PathBuf>) -> Opti
         snapshot,
         clock: Clock::System,
     })
+}
+
+fn authserv_id(settings: &Settings) -> &str {
+    settings.auth.authserv_id.as_deref().unwrap_or(settings.node.hostname.as_str())
+}
+
+pub(super) fn auth(settings: &Settings, resolver: &Arc<Resolver>, clock: Clock) -> Auth {
+    Auth::new(
+        settings.auth.clone(),
+        authserv_id(settings),
+        settings.node.hostname.as_str(),
+        resolver.clone(),
+        clock,
+    )
 }
 
 pub fn wording(settings: &Settings) -> Wording {

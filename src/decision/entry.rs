@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::mail::{AcceptedDomain, Domain, Lookup, Peer, Region, Residency};
 
-use super::{Attribution, MixedRegions, Reason, Rules, Trail, Via, decide_partner};
+use super::{Attribution, MixedRegions, Reason, Rules, Trail, Via, decide_ipv6, decide_partner};
 
 /// What kind of listener the client came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,10 +25,14 @@ pub struct EntryFacts<'a> {
     pub recipient_domain: &'a Domain,
     pub domain: Lookup<Arc<AcceptedDomain>>,
     pub attribution: &'a Attribution,
+    /// The connector that the client was recognised by.
+    pub via: Option<&'a Via>,
     pub peer: &'a Peer,
     /// The domain of MAIL FROM; `None` for the null sender.
     pub sender: Option<&'a Domain>,
     pub door: Door,
+    /// Whether the client's address has a name, where `needs_reverse_name` asks for it (rule 51).
+    pub reverse_name: Lookup<()>,
     /// The ingress region of the transaction's first accepted recipient.
     pub region_so_far: Option<Region>,
     pub now: Timestamp,
@@ -42,6 +46,8 @@ pub enum Entry {
         ingress: Region,
         /// The partner connector of its tenant that it comes by.
         partner: Option<Via>,
+        /// For what it would be refused, if that were not only recorded.
+        recorded: Option<Reason>,
     },
     /// Nobody here hosts it; an originating client may still address it.
     Foreign,
@@ -66,7 +72,7 @@ impl AcceptedDomain {
     }
 }
 
-/// The order of the checks is policy: attribution, partners, subscription, region, other recipients.
+/// The order of the checks is policy: attribution, partners, IPv6, subscription, region, other recipients.
 pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) -> Result<Entry, Reason> {
     if facts.door == Door::Legacy {
         trail.step("11", || "the client came through a legacy listener: no mail enters there".to_owned());
@@ -82,6 +88,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
     };
     trail.step("facts", || describe(domain, facts.recipient_domain));
     let partner = decide_partner(&domain.tenant, facts.peer, facts.sender, facts.attribution, trail)?;
+    let recorded = decide_ipv6(rules, domain, facts, partner.as_ref(), trail)?;
     if !domain.tenant.subscription {
         trail.step("16", || format!("tenant {} has no subscription", domain.tenant.id));
         return Err(Reason::NoSubscription);
@@ -92,7 +99,7 @@ pub fn decide_entry(rules: &Rules, facts: &EntryFacts<'_>, trail: &mut Trail) ->
         trail.step("14", || format!("ingress {ingress} differs from that of the first recipient"));
         return Err(Reason::MixedRegions);
     }
-    Ok(Entry::Hosted { domain: domain.clone(), ingress, partner })
+    Ok(Entry::Hosted { domain: domain.clone(), ingress, partner, recorded })
 }
 
 fn decide_foreign(facts: &EntryFacts<'_>, trail: &mut Trail) -> Result<Entry, Reason> {

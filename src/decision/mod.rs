@@ -7,6 +7,7 @@
 mod attribution;
 mod entry;
 mod home;
+mod ipv6;
 mod restriction;
 mod rules;
 mod trail;
@@ -20,6 +21,7 @@ pub use home::{
     Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
     own_store,
 };
+pub use ipv6::{decide_ipv6, needs_reverse_name};
 pub use restriction::{decide_partner, decide_sender};
 pub use rules::{MixedRegions, Otherwise, Rules};
 pub use trail::{Step, Trail};
@@ -50,6 +52,14 @@ pub enum Reason {
     TlsNeeded,
     /// Mail in transit by inline relay: this recipient has to come in a transaction of its own.
     ComesAlone,
+    /// Rule 50: an IPv6 client, and this domain takes no mail over IPv6.
+    Ipv6NotAccepted(Domain),
+    /// Rule 51: an IPv6 client whose address has no name, as far as could be found out.
+    Ipv6WithoutPtr,
+    /// Rule 52: a message over IPv6 that passes neither SPF nor DKIM.
+    Ipv6Unauthenticated,
+    /// What fails DMARC, where its author's domain asks that such mail be refused.
+    DmarcRejected(Domain),
     /// Rule 16.
     NoSubscription,
     /// Rule 17: the accepted-domain lookup failed or timed out.
@@ -83,6 +93,10 @@ impl Reason {
             Self::DirectSendForbidden => "direct-send-forbidden",
             Self::TlsNeeded => "tls-needed",
             Self::ComesAlone => "comes-alone",
+            Self::Ipv6NotAccepted(_) => "ipv6-not-accepted",
+            Self::Ipv6WithoutPtr => "ipv6-without-ptr",
+            Self::Ipv6Unauthenticated => "ipv6-unauthenticated",
+            Self::DmarcRejected(_) => "dmarc-rejected",
             Self::NoSubscription => "no-subscription",
             Self::DomainLookupFailed => "domain-lookup-failed",
             Self::RecipientLookupFailed => "recipient-lookup-failed",
@@ -108,6 +122,10 @@ impl Reason {
             | Self::DirectSendForbidden
             | Self::TlsNeeded
             | Self::ComesAlone
+            | Self::Ipv6NotAccepted(_)
+            | Self::Ipv6WithoutPtr
+            | Self::Ipv6Unauthenticated
+            | Self::DmarcRejected(_)
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute
@@ -132,6 +150,10 @@ impl Reason {
             | Self::DirectSendForbidden
             | Self::TlsNeeded
             | Self::ComesAlone
+            | Self::Ipv6NotAccepted(_)
+            | Self::Ipv6WithoutPtr
+            | Self::Ipv6Unauthenticated
+            | Self::DmarcRejected(_)
             | Self::NoSubscription
             | Self::DomainLookupFailed
             | Self::RecipientLookupFailed
@@ -157,6 +179,8 @@ pub struct Admitted {
     pub tenant: Option<Arc<Tenant>>,
     /// The connector of the recipient's tenant that it comes by, a partner's or its own.
     pub via: Option<Via>,
+    /// For what it would be refused, if that were not only recorded (rules 50 and 51, `auth.ipv6`).
+    pub recorded: Option<Reason>,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::auth::Ipv6;
 use crate::mail::{Address, Domain, NextHop, NextHopName, Region};
 
 use super::PeerPattern;
@@ -40,4 +41,6 @@ pub struct Rules {
     pub peers: Vec<(Region, PeerPattern)>,
     /// Who reads `postmaster` where no such user exists.
     pub postmaster: Option<Address>,
+    /// Whether rules 50 and 51 refuse, or only record.
+    pub ipv6: Ipv6,
 }

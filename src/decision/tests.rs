@@ -47,6 +47,7 @@ fn rules() -> Rules {
             ),
         ],
         postmaster: None,
+        ipv6: crate::auth::Ipv6::Enforce,
     }
 }
 
@@ -99,6 +100,8 @@ struct Case {
     via: Option<Via>,
     door: Door,
     region_so_far: Option<Region>,
+    ip: std::net::IpAddr,
+    reverse_name: Lookup<()>,
     recipient: Address,
 }
 
@@ -112,6 +115,8 @@ impl Case {
             via: None,
             door: Door::Regular,
             region_so_far: None,
+            ip: "203.0.113.1".parse().expect("an address"),
+            reverse_name: Lookup::Absent,
             recipient: anna(),
         }
     }
@@ -126,10 +131,12 @@ impl Case {
             recipient_domain: self.recipient.domain(),
             domain,
             attribution: &self.attribution,
-            peer: &Peer::new("203.0.113.1".parse().expect("an address")),
+            via: None,
+            peer: &Peer::new(self.ip),
             sender: None,
             door: self.door,
             region_so_far: self.region_so_far,
+            reverse_name: self.reverse_name,
             now: now(),
         };
         let mut trail = Trail::on();
@@ -629,4 +636,49 @@ fn rule_89_the_way_on_is_decided_anew_for_what_is_already_ours() {
         place(Transport::Incoming, Lookup::Found(contoso()), Lookup::Absent),
         Err(Reason::UnknownRecipient)
     );
+}
+
+/// Rules 50, 51 and 53.
+#[test]
+fn mail_over_ipv6_is_for_who_wants_it_and_from_who_has_a_name() {
+    let tenant = |accepts| Arc::new(Tenant { accept_ipv6: accepts, ..(*contoso().tenant).clone() });
+    let domain = |of_tenant, of_domain| AcceptedDomain {
+        tenant: tenant(of_tenant),
+        accept_ipv6: of_domain,
+        ..contoso()
+    };
+    let refused = Reason::Ipv6NotAccepted(Domain::parse("contoso.com").expect("a domain"));
+    let case = |domain| Case {
+        ip: "2001:db8::25".parse().expect("an address"),
+        reverse_name: Lookup::Found(()),
+        ..Case::new(domain, user(Some("EUR")))
+    };
+    for (of_tenant, of_domain, accepted) in
+        [(false, None, false), (true, None, true), (false, Some(true), true), (true, Some(false), false)]
+    {
+        let decided = case(domain(of_tenant, of_domain)).decide().map(|_| ());
+        let due = if accepted { Ok(()) } else { Err(refused.clone()) };
+        assert_eq!(decided, due, "tenant {of_tenant}, domain {of_domain:?}");
+    }
+    // An IPv4 client is not asked.
+    assert!(Case::new(domain(false, None), user(Some("EUR"))).decide().is_ok());
+    for unnamed in [Lookup::Absent, Lookup::Failed] {
+        let case = Case { reverse_name: unnamed, ..case(domain(true, None)) };
+        assert_eq!(case.decide(), Err(Reason::Ipv6WithoutPtr));
+    }
+    // Rule 53, and edges of our own.
+    for attribution in [
+        Attribution::Originating { tenant: tenant(false), connector: "hq".into() },
+        Attribution::PeerEdge(region("NAM")),
+    ] {
+        let case = Case { attribution, reverse_name: Lookup::Absent, ..case(domain(false, None)) };
+        assert!(case.decide().is_ok());
+    }
+    // The dry run.
+    for (domain, reverse_name) in
+        [(domain(false, None), Lookup::Found(())), (domain(true, None), Lookup::Absent)]
+    {
+        let rules = Rules { ipv6: crate::auth::Ipv6::Record, ..rules() };
+        assert!(Case { rules, reverse_name, ..case(domain) }.decide().is_ok());
+    }
 }

@@ -13,9 +13,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::decision::{
     self, Admitted, Attributed, Attribution, Came, Claim, ClientFacts, Door, Entry, EntryFacts, Place,
     Reason, Rules, Trail, Via, attribute, decide_entry, decide_home, decide_place, decide_sender,
-    is_own_postmaster, own_store, peer_edge, vouching_domains,
+    is_own_postmaster, needs_reverse_name, own_store, peer_edge, vouching_domains,
 };
 use crate::directory::Directory;
+use crate::dns::Resolver;
 use crate::mail::{
     AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant,
     Transport, User,
@@ -68,12 +69,21 @@ pub struct Inquiry {
     directory: Directory,
     rules: ArcSwap<Rules>,
     lookup_deadline: Duration,
+    /// For reverse names of IPv6 clients (rule 51).
+    resolver: Arc<Resolver>,
     clock: Clock,
 }
 
 impl Inquiry {
     pub fn new(directory: Directory, rules: Rules, lookup_deadline: Duration, clock: Clock) -> Self {
-        Self { directory, rules: ArcSwap::from_pointee(rules), lookup_deadline, clock }
+        let resolver = Arc::new(Resolver::system());
+        Self { directory, rules: ArcSwap::from_pointee(rules), lookup_deadline, resolver, clock }
+    }
+
+    /// Asks these name servers, instead of the system's.
+    #[must_use]
+    pub fn asking(self, resolver: Arc<Resolver>) -> Self {
+        Self { resolver, ..self }
     }
 
     /// This node's rules as of now; a transaction keeps those it began with.
@@ -153,21 +163,28 @@ impl Inquiry {
         {
             let place = own_store(rules, trail)?;
             let domain = address.domain().clone();
-            let admitted =
-                Admitted { address, domain, ingress: None, mailbox: None, tenant: None, via: None };
+            let admitted = Admitted {
+                address,
+                domain,
+                ingress: None,
+                mailbox: None,
+                tenant: None,
+                via: None,
+                recorded: None,
+            };
             return Ok((admitted, place));
         }
         let (entry, mailbox, place) = self.decide(rules, &address, circumstances, trail).await?;
         let own = circumstances.via;
-        let (ingress, tenant, via) = match entry {
-            Entry::Hosted { domain, ingress, partner } => {
+        let (ingress, tenant, via, recorded) = match entry {
+            Entry::Hosted { domain, ingress, partner, recorded } => {
                 let own = own.filter(|via| via.tenant.id == domain.tenant.id);
-                (Some(ingress), Some(domain.tenant.clone()), own.cloned().or(partner))
+                (Some(ingress), Some(domain.tenant.clone()), own.cloned().or(partner), recorded)
             }
-            Entry::Foreign => (None, circumstances.attribution.tenant().cloned(), own.cloned()),
+            Entry::Foreign => (None, circumstances.attribution.tenant().cloned(), own.cloned(), None),
         };
         let domain = address.domain().clone();
-        Ok((Admitted { address, domain, ingress, mailbox, tenant, via }, place))
+        Ok((Admitted { address, domain, ingress, mailbox, tenant, via, recorded }, place))
     }
 
     async fn decide(
@@ -184,20 +201,27 @@ impl Inquiry {
         };
         let strict = matches!(&domain, Lookup::Found(domain) if domain.tenant.residency == Residency::Strict);
         let refused = |reason: Reason| {
-            let names =
-                if strict && reason == Reason::WrongRegion { Names::DomainOnly } else { Names::Address };
+            // IPv6 comes before the region: what is refused for it may be in the wrong region too.
+            let before_region =
+                matches!(reason, Reason::WrongRegion | Reason::Ipv6NotAccepted(_) | Reason::Ipv6WithoutPtr);
+            let names = if strict && before_region { Names::DomainOnly } else { Names::Address };
             Refused { reason, names }
         };
-        let facts = EntryFacts {
+        let mut facts = EntryFacts {
             recipient_domain: address.domain(),
             domain,
             attribution: circumstances.attribution,
+            via: circumstances.via,
             peer: circumstances.peer,
             sender: circumstances.sender,
             door: circumstances.door,
             region_so_far: circumstances.region_so_far,
+            reverse_name: Lookup::Absent,
             now: self.now(),
         };
+        if needs_reverse_name(&facts) {
+            facts.reverse_name = self.resolver.ptr(circumstances.peer.ip).await.lookup().map(|_| ());
+        }
         let entry = decide_entry(rules, &facts, trail).map_err(refused)?;
         let user = match &entry {
             Entry::Hosted { domain, .. } if domain.sending_to_disabled => Lookup::Absent,

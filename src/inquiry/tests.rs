@@ -157,6 +157,7 @@ fn inquiry() -> Inquiry {
             decision::PeerPattern::Network("192.0.2.0/24".parse().expect("a network")),
         )],
         postmaster: None,
+        ipv6: crate::auth::Ipv6::Enforce,
     };
     Inquiry::new(Directory::new(table), rules, Duration::from_secs(5), Clock::System)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::auth::{self, Examination, Extent, Findings, Ipv6, Rule52};
 use crate::clock::Timestamp;
 use crate::decision::{Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via};
 use crate::delivery::{Opening, Taken, Verdict};
@@ -81,6 +82,10 @@ pub(super) struct Connection {
     chunks: Option<ChunkDecoder>,
     /// What the message under way may not bring is taken out of it here (rule 42).
     screen: Screen,
+    /// Who sent the message under way, as far as it is being found out; from the first recipient on.
+    examination: Option<Box<Examination>>,
+    /// What was found out about the message that is being taken.
+    findings: Option<Examined>,
     /// When the message under way must be whole.
     body_until: Option<Instant>,
     /// The message could not be kept in the spool while it came in.
@@ -135,6 +140,8 @@ impl Connection {
             handover: None,
             chunks: None,
             screen: Screen::default(),
+            examination: None,
+            findings: None,
             body_until: None,
             not_kept: None,
             started: Instant::now(),
@@ -321,7 +328,7 @@ impl Connection {
             }
             Question::Message { summary } => {
                 self.has_8bit = summary.has_8bit;
-                Ruling::Message(Ok(()))
+                Ruling::Message(self.judge_message().await)
             }
         }
     }
@@ -331,6 +338,8 @@ impl Connection {
         self.rules = self.shared.inquiry.rules();
         self.texts = self.shared.texts.load_full();
         self.hops = Hops::None;
+        self.examination = None;
+        self.findings = None;
         self.limits = self.shared.limits.terms();
         self.dues.clear();
         let pressure = *self.shared.pressure.borrow();
@@ -453,6 +462,10 @@ impl Connection {
         match joined {
             Ok((admitted, place, due)) => {
                 self.join_partner(&admitted);
+                if let Some(reason) = &admitted.recorded {
+                    self.note_recorded(reason);
+                }
+                self.begin_examination();
                 self.dues.extend(Some(due).filter(Due::is_owed));
                 self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
                 Ok(admitted)
@@ -462,6 +475,82 @@ impl Connection {
                 Err(refused.reason)
             }
         }
+    }
+
+    /// With the first recipient: what is asked of the DNS comes beside the message.
+    fn begin_examination(&mut self) {
+        if self.examination.is_some() || self.attribution != Attribution::Incoming {
+            return;
+        }
+        let peer = self.session.peer();
+        let rule_52 = if peer.ip.is_ipv6() { Rule52::Applies } else { Rule52::Spared };
+        let auth = self.shared.auth.load();
+        let Some(extent) = auth.extent(peer.ip, rule_52) else { return };
+        let sender = self.session.envelope().and_then(|open| open.sender.clone());
+        let client = auth::Client { ip: peer.ip, helo: peer.helo.clone(), sender };
+        self.examination = Some(Box::new(auth.begin(client, extent)));
+    }
+
+    async fn examine_origin(&mut self) {
+        let Some(examination) = &mut self.examination else { return };
+        let findings = examination.origin().await.findings();
+        let (extent, authserv_id) = (examination.extent(), examination.auth().authserv_id().into());
+        self.findings = Some(Examined { findings, extent, authserv_id });
+    }
+
+    /// The fields that we put in front of a message.
+    fn head(&self, envelope: &Envelope) -> Vec<u8> {
+        let mut head = self.findings.as_ref().map(Examined::header).unwrap_or_default();
+        head.push_str(&header::received(&self.rules.hostname, envelope));
+        head.into_bytes()
+    }
+
+    /// Rule 52, and what the author's domain asks for: said before any next hop hears the end of the message.
+    async fn judge_message(&mut self) -> Result<(), Reason> {
+        let Some(examination) = self.examination.take() else { return Ok(()) };
+        let (extent, auth) = (examination.extent(), examination.auth().clone());
+        // Rule 53
+        let rule_52 = extent.rule_52() == Rule52::Applies && self.connector().is_none();
+        let findings = Box::pin(examination.conclude()).await;
+        let reason = match findings.rejected_by() {
+            Some(domain) if auth.settings().dmarc_reject => Some(Reason::DmarcRejected(domain.clone())),
+            _ if rule_52 && !findings.passes_spf_or_dkim() => match auth.settings().ipv6 {
+                Ipv6::Enforce => Some(Reason::Ipv6Unauthenticated),
+                Ipv6::Record => {
+                    self.note_recorded(&Reason::Ipv6Unauthenticated);
+                    None
+                }
+            },
+            Some(_) | None => None,
+        };
+        self.shared.reporter.note(&Event::Examined {
+            session: self.id,
+            id: self.message_id(),
+            findings: &findings,
+        });
+        self.findings = Some(Examined { findings, extent, authserv_id: auth.authserv_id().into() });
+        let Some(reason) = reason else { return Ok(()) };
+        let nobody = None;
+        let sender = self.session.envelope().map_or(&nobody, |open| &open.sender);
+        self.shared.reporter.note(&Event::MessageRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            sender,
+            reply: &reply_for(&reason).to_string(),
+        });
+        Err(reason)
+    }
+
+    /// Of the message under way.
+    fn message_id(&self) -> Option<MessageId> {
+        let handed_over = || self.handover.as_ref().map(|handover| handover.envelope.id);
+        self.draft.as_ref().map(Draft::id).or_else(handed_over)
+    }
+
+    /// Rules 50 to 52 with `auth.ipv6 = "record"`.
+    fn note_recorded(&self, reason: &Reason) {
+        let peer = self.session.peer();
+        self.shared.reporter.note(&Event::Recorded { session: self.id, peer, reason });
     }
 
     /// Rule 58 and the tenant's rate; known last, so that only who exists has one.
@@ -597,11 +686,14 @@ impl Connection {
 
     /// Offers the envelope to an inline next hop while the client begins to send.
     async fn begin_handover(&mut self, id: MessageId) -> Option<Handover> {
+        self.hops.inline(&self.rules)?;
+        // What leaves ahead of the message can tell only of the client.
+        self.examine_origin().await;
         let (hop, otherwise) = self.hops.inline(&self.rules)?;
         let open = self.session.envelope().expect("a body belongs to an envelope").clone();
         let declared_size = open.declared_size;
         let envelope = Arc::new(self.envelope(id, open));
-        let head = header::received(&self.rules.hostname, &envelope).into_bytes().into();
+        let head = self.head(&envelope).into();
         // A notice of success brings back the header, except where nothing of the message may rest here.
         let wanted = envelope.recipients.iter().any(Recipient::wants_success);
         let original = (wanted && otherwise == Otherwise::Spool).then(Vec::new);
@@ -705,7 +797,11 @@ impl Connection {
     }
 
     fn keep(&mut self, content: &[u8]) {
-        let Self { screen, draft, handover, .. } = self;
+        let Self { examination, screen, draft, handover, .. } = self;
+        // As it came: what is taken out of it may have been signed (section 6).
+        if let Some(examination) = examination {
+            examination.push(content);
+        }
         screen.push(content, |part| keep_part(draft, handover, part));
     }
 
@@ -720,6 +816,7 @@ impl Connection {
         if summary.fault.is_some() {
             self.draft = None;
             self.handover = None;
+            self.examination = None;
         }
     }
 
@@ -896,7 +993,7 @@ impl Connection {
         };
         let bytes = draft.len();
         let envelope = self.envelope(draft.id(), open);
-        let head = header::received(&self.rules.hostname, &envelope).into_bytes();
+        let head = self.head(&envelope);
         // 250 is a promise: nothing before this line may be lost. RFC 5321 §4.2.5, rule 66
         let accepted = draft.commit(envelope, head).await.map_err(|error| not_stored_word(&error))?;
         self.messages += 1;
@@ -929,7 +1026,7 @@ impl Connection {
             transport: self.attribution.transport(),
             tenant: self.connector().map(|via| via.tenant.id.as_ref().into()),
             connector: self.connector().map(|via| via.connector.name.as_ref().into()),
-            spf: None,
+            spf: self.findings.as_ref().and_then(|examined| examined.findings.spf),
             require_tls: false,
             peer: Some(self.session.peer().clone()),
         }
@@ -973,5 +1070,22 @@ fn not_stored_word(error: &spool::NotStored) -> NotStored {
     match error {
         spool::NotStored::Full => NotStored::Full,
         spool::NotStored::Failed | spool::NotStored::Expired => NotStored::Failed,
+    }
+}
+
+/// What a message's checks came to, and who says so.
+struct Examined {
+    findings: Findings,
+    extent: Extent,
+    authserv_id: Box<str>,
+}
+
+impl Examined {
+    /// Nothing for who is exempt: only rule 52 was looked at.
+    fn header(&self) -> String {
+        match self.extent {
+            Extent::Whole(_) => self.findings.header(&self.authserv_id),
+            Extent::Rule52 => String::new(),
+        }
     }
 }

@@ -93,6 +93,7 @@ mod tests {
             inline: inline.iter().cloned().collect(),
             peers: Vec::new(),
             postmaster: None,
+            ipv6: crate::auth::Ipv6::Enforce,
         }
     }
 

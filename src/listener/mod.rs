@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::Auth;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::decision::{Door, PeerPattern, Reason};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub texts: ArcSwap<Texts>,
     /// What header fields mail may not bring (rule 42).
     pub firewall: ArcSwap<Firewall>,
+    /// The checks of who sent it.
+    pub auth: ArcSwap<Auth>,
     pub arrivals: mpsc::Sender<Accepted>,
     pub pressure: watch::Receiver<Pressure>,
     pub draining: watch::Receiver<bool>,

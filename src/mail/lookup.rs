@@ -21,6 +21,14 @@ impl<T> Lookup<T> {
         }
     }
 
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Self::Found(value) => Lookup::Found(change(value)),
+            Self::Absent => Lookup::Absent,
+            Self::Failed => Lookup::Failed,
+        }
+    }
+
     pub fn as_ref(&self) -> Lookup<&T> {
         match self {
             Self::Found(value) => Lookup::Found(value),

@@ -497,6 +497,10 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         Reason::PartnerRestricted
         | Reason::DirectSendForbidden
         | Reason::TlsNeeded
+        | Reason::Ipv6NotAccepted(_)
+        | Reason::Ipv6WithoutPtr
+        | Reason::Ipv6Unauthenticated
+        | Reason::DmarcRejected(_)
         | Reason::NoSubscription
         | Reason::WrongRegion
         | Reason::MixedRegions

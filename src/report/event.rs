@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::auth::Findings;
 use crate::clock::Timestamp;
 use crate::decision::{Attribution, Irr, Reason};
 use crate::limits::Limit;
@@ -149,6 +150,18 @@ pub enum Event<'a> {
         sender: &'a Sender,
         reason: &'a Reason,
         reply: &'a str,
+    },
+    /// What the checks of who sent a message came to, before it is taken or refused.
+    Examined {
+        session: SessionId,
+        id: Option<MessageId>,
+        findings: &'a Findings,
+    },
+    /// It would have been refused, if the rule did not only record (`auth.ipv6`).
+    Recorded {
+        session: SessionId,
+        peer: &'a Peer,
+        reason: &'a Reason,
     },
     /// `recipient` is withheld (a domain only) for a strict tenant's mail in the wrong region (spec, section 6).
     RecipientRefused {

@@ -149,6 +149,13 @@ pub(super) fn write(event: &Event<'_>) {
             reason = reason.word(), reply,
         ),
         Event::RecipientAccepted { .. } => {}
+        Event::Examined { session, id, findings } => info!(
+            event = "examined", id = id.map(tracing::field::display), %session, results = %findings,
+            explanation = findings.spf_explanation.as_deref(),
+        ),
+        Event::Recorded { session, peer, reason } => {
+            info!(event = "recorded", %session, ip = %peer.ip, reason = reason.word());
+        }
         Event::Accepted { session, envelope, attribution, bytes, tls, by } => {
             let peer = envelope.peer.as_ref();
             let connector = envelope.tenant.iter().zip(&envelope.connector);

@@ -41,6 +41,12 @@ struct ZoneLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    method: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -68,6 +74,8 @@ pub struct Metrics {
     refused: Family<ReasonLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
     blocklists: Family<ZoneLabel, Counter>,
+    recorded: Family<ReasonLabel, Counter>,
+    auth_results: Family<ResultLabel, Counter>,
     recipients: Family<IrrLabel, Counter>,
     outcomes: Family<OutcomeLabel, Counter>,
     destinations_down: Counter,
@@ -121,6 +129,18 @@ impl Default for Metrics {
             "Clients that a block list has, by what became of them, and lists that did not answer",
             blocklists.clone(),
         );
+        let recorded = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "recorded",
+            "What a rule would have refused, if it did not only record",
+            recorded.clone(),
+        );
+        let auth_results = Family::<ResultLabel, Counter>::default();
+        registry.register(
+            "auth_results",
+            "Results of sender authentication, by method",
+            auth_results.clone(),
+        );
         let recipients = Family::<IrrLabel, Counter>::default();
         registry.register(
             "recipients_accepted",
@@ -150,6 +170,8 @@ impl Default for Metrics {
             refused,
             limited,
             blocklists,
+            recorded,
+            auth_results,
             recipients,
             outcomes,
             destinations_down,
@@ -187,6 +209,15 @@ impl Metrics {
             }
             Event::SenderRefused { reason, .. } | Event::RecipientRefused { reason, .. } => {
                 self.count_refusal(reason)
+            }
+            Event::Examined { findings, .. } => {
+                for finding in &findings.all {
+                    let label = ResultLabel { method: finding.method, result: finding.mark.word() };
+                    self.auth_results.get_or_create(&label).inc();
+                }
+            }
+            Event::Recorded { reason, .. } => {
+                self.recorded.get_or_create(&ReasonLabel { reason: reason.word() }).inc();
             }
             Event::RecipientAccepted { irr, home } => {
                 let region = home.map_or("none".to_owned(), |region| region.to_string());

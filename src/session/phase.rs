@@ -644,7 +644,15 @@ mod tests {
         match session.on(Input::Line(line.as_bytes())) {
             Action::Judge(Question::Recipient { .. }) => {
                 let ingress = Region::parse(ingress);
-                let admitted = Admitted { address, domain, ingress, mailbox: None, tenant: None, via: None };
+                let admitted = Admitted {
+                    address,
+                    domain,
+                    ingress,
+                    mailbox: None,
+                    tenant: None,
+                    via: None,
+                    recorded: None,
+                };
                 reply(session.on(Input::Judged(Ruling::Recipient(Ok(admitted)))))
             }
             action => reply(action),

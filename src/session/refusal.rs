@@ -18,6 +18,10 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::DirectSendForbidden => Reply::DirectSendForbidden,
         Reason::TlsNeeded => Reply::TlsNeeded,
         Reason::ComesAlone => Reply::ComesAlone,
+        Reason::Ipv6NotAccepted(_) => Reply::Ipv6NotAccepted,
+        Reason::Ipv6WithoutPtr => Reply::Ipv6WithoutPtr,
+        Reason::Ipv6Unauthenticated => Reply::Ipv6Unauthenticated,
+        Reason::DmarcRejected(_) => Reply::DmarcRejected,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,
@@ -36,7 +40,11 @@ pub fn answer_for(reason: &Reason, peer: &Peer) -> Answer {
         return Answer::new(reply, Detail::Listed(peer.ip, zone.clone()));
     }
     let names_client = reply.entry().text.contains("{ip}");
-    let detail = if names_client { Detail::Ip(peer.ip) } else { Detail::None };
+    let detail = match reason {
+        Reason::Ipv6NotAccepted(domain) | Reason::DmarcRejected(domain) => Detail::Domain(domain.clone()),
+        _ if names_client => Detail::Ip(peer.ip),
+        _ => Detail::None,
+    };
     Answer::new(reply, detail)
 }
 
@@ -106,6 +114,8 @@ mod tests {
             Reason::TlsNeeded,
             Reason::ComesAlone,
             Reason::NoSubscription,
+            Reason::Ipv6WithoutPtr,
+            Reason::Ipv6Unauthenticated,
             Reason::Limited(Limit::MessagesPerIpPerMinute),
             Reason::Limited(Limit::PerRecipientPerHour),
             Reason::Limited(Limit::PerSenderRecipientPerHour),
