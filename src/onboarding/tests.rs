@@ -1,3 +1,5 @@
+//! What is derived, planned, checked and written for a small directory.
+
 use super::*;
 use crate::clock::Timestamp;
 use crate::dns::{Resolver, Table};
