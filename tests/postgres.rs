@@ -2,13 +2,25 @@
 
 mod world;
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use world::{Edge, Postgres, letter, until};
+use world::{Authority, Edge, Postgres, Stopwatch, free_address, holds_for, letter, until};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
 const RELAY_DENIED: &str = "550 5.7.64 TenantAttribution; Relay Access Denied";
+
+const DOMAIN_FAILED: &str = "451 4.4.3 Temporary server error. Please try again later ATTR3.4";
+const USER_FAILED: &str = "451 4.3.2 Temporary server error. Please try again later ATTR55";
+const NO_ROUTE: &str = "451 4.4.3 Temporary server error. Please try again later ATTR55.1";
+const ATTR35: &str = "451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35. \
+                      For more information please go to https://go.microsoft.com/fwlink/?linkid=865268";
 
 /// Contoso as in a file: Anna and Ida live in EUR; a strict tenant whose Away lives in NAM.
 const CONTOSO: &str = "
@@ -39,13 +51,18 @@ fn world() -> (Postgres, Edge) {
 
 fn world_with(database: &str, settings: &str) -> (Postgres, Edge) {
     let postgres = Postgres::start_with(database);
+    let edge = edge_of(&postgres, settings);
+    (postgres, edge)
+}
+
+fn edge_of(postgres: &Postgres, settings: &str) -> Edge {
     let builder = Edge::builder("EUR").with(&postgres.settings()).with(settings);
     let mut edge = builder.offline();
     let migrated = edge.command(&["directory", "migrate"]);
     assert_eq!(migrated.code, 0, "{migrated:#?}");
     postgres.sql(CONTOSO);
     edge.start();
-    (postgres, edge)
+    edge
 }
 
 /// What RCPT is told for each of these, in sessions of their own.
@@ -84,7 +101,7 @@ fn a_change_is_seen_within_two_seconds() {
     assert_eq!(told(&edge, "new@contoso.com"), UNKNOWN);
     assert_eq!(told(&edge, "anna@new.example"), RELAY_DENIED);
     assert_eq!(told(&edge, "ida@contoso.com"), OK);
-    let watch = world::Stopwatch::start();
+    let watch = Stopwatch::start();
     postgres.sql(
         "BEGIN;
          INSERT INTO landfall.mailbox (id, tenant, address) VALUES (9, 'contoso', 'new@contoso.com');
@@ -95,8 +112,357 @@ fn a_change_is_seen_within_two_seconds() {
          COMMIT;",
     );
     // New lives in NAM, where no way leads: that it is known shows in the reply.
-    until_told(&edge, "new@contoso.com", "451 4.4.3 Temporary server error. Please try again later ATTR55.1");
+    until_told(&edge, "new@contoso.com", NO_ROUTE);
     until_told(&edge, "anna@new.example", OK);
     until_told(&edge, "ida@contoso.com", UNKNOWN);
     assert!(watch.elapsed() < Duration::from_secs(2), "{:?}", watch.elapsed());
+}
+
+/// The outage matrix: Anna was looked up before, Ida was not. What each client sees, and that mail flows
+/// again by itself.
+fn outage(
+    (mut postgres, edge): (Postgres, Edge),
+    strike: impl FnOnce(&mut Postgres, &Edge),
+    heal: impl FnOnce(&mut Postgres, &Edge),
+) {
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    strike(&mut postgres, &edge);
+    until_told(&edge, "anna@unknown.example", DOMAIN_FAILED);
+    let watch = Stopwatch::start();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK, "who is cached waits for nobody");
+    assert!(watch.elapsed() < Duration::from_millis(700), "{:?}", watch.elapsed());
+    assert_eq!(told(&edge, "ida@contoso.com"), USER_FAILED);
+    assert_eq!(told(&edge, "nobody@contoso.com"), USER_FAILED, "an unknown address is not called absent");
+    edge.client().deliver("sender@example.org", &["anna@contoso.com"], letter("in the outage"));
+    edge.wait_for("anna@contoso.com", 1);
+    heal(&mut postgres, &edge);
+    until_told(&edge, "ida@contoso.com", OK);
+    until_told(&edge, "nobody@contoso.com", UNKNOWN);
+    until_told(&edge, "anna@unknown.example", RELAY_DENIED);
+    edge.client().deliver("sender@example.org", &["ida@contoso.com"], letter("after it"));
+    edge.wait_for("ida@contoso.com", 1);
+    let log = edge.log();
+    assert!(log.contains("\"directory-lost\"") && log.contains("\"directory-back\""), "{log}");
+}
+
+#[test]
+fn outage_stopped() {
+    outage(world(), |postgres, _| postgres.stop(), |postgres, _| postgres.run());
+}
+
+#[test]
+fn outage_frozen() {
+    outage(world(), |postgres, _| postgres.freeze(), |postgres, _| postgres.thaw());
+}
+
+#[test]
+fn outage_refused_by_its_rules() {
+    let refuse = |postgres: &mut Postgres, _: &Edge| postgres.admit("host all all 127.0.0.0/8 reject");
+    outage(world(), refuse, |postgres, _| postgres.admit_all());
+}
+
+#[test]
+fn outage_too_many_connections() {
+    let refuse = |postgres: &mut Postgres, _: &Edge| {
+        postgres.sql("ALTER ROLE landfall CONNECTION LIMIT 0");
+        postgres.cut();
+    };
+    let heal = |postgres: &mut Postgres, _: &Edge| {
+        postgres.sql("ALTER ROLE landfall CONNECTION LIMIT -1");
+    };
+    outage(world(), refuse, heal);
+}
+
+/// Takes every connection and talks nonsense, until it is dropped.
+struct Babbler {
+    over: Arc<AtomicBool>,
+    talking: Option<JoinHandle<()>>,
+}
+
+impl Babbler {
+    fn start(address: SocketAddr) -> Self {
+        let listener = until("the server's address to be free", || TcpListener::bind(address).ok());
+        listener.set_nonblocking(true).expect("a socket");
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let talking = std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                if let Ok((mut client, _)) = listener.accept() {
+                    // Whoever hangs up has heard enough.
+                    let _ = client.set_nonblocking(false);
+                    let _ = client.read(&mut [0; 64]);
+                    let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff\x01garbage");
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        Self { over, talking: Some(talking) }
+    }
+}
+
+impl Drop for Babbler {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.talking.take().expect("it talks").join().expect("it does not panic");
+    }
+}
+
+#[test]
+fn outage_garbage_in_its_place() {
+    let babbler = std::cell::Cell::new(None);
+    let strike = |postgres: &mut Postgres, _: &Edge| {
+        postgres.stop();
+        babbler.set(Some(Babbler::start(postgres.address)));
+    };
+    let heal = |postgres: &mut Postgres, _: &Edge| {
+        babbler.set(None);
+        postgres.run();
+    };
+    outage(world(), strike, heal);
+}
+
+#[test]
+fn outage_certificate_expired() {
+    let (authority, address) = (Authority::new(), free_address());
+    let good = authority.issue_for(address);
+    let postgres = Postgres::start_secure(address, &good);
+    let tls = format!("[directory]\ntls = \"verify\"\nca = \"{}\"", authority.file().display());
+    let edge = edge_of(&postgres, &tls);
+    assert_eq!(
+        postgres.sql(
+            "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                      WHERE usename = 'landfall' AND NOT ssl"
+        ),
+        "0"
+    );
+    let expired = authority.issue_expired(&address.ip().to_string());
+    outage((postgres, edge), |postgres, _| postgres.show(&expired), |postgres, _| postgres.show(&good));
+}
+
+#[test]
+fn a_read_only_server_serves_as_ever() {
+    let (postgres, edge) = world();
+    postgres.sql("ALTER ROLE landfall SET default_transaction_read_only = on");
+    postgres.cut();
+    until_told(&edge, "ida@contoso.com", OK);
+    assert_eq!(told(&edge, "nobody@contoso.com"), UNKNOWN);
+    until_told(&edge, "anna@unknown.example", RELAY_DENIED);
+}
+
+#[test]
+fn a_restart_of_the_server_is_hardly_seen() {
+    let (mut postgres, edge) = world();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    postgres.stop();
+    // What happens meanwhile is not missed: this server takes writes before the edge is back.
+    postgres.admit_later("host all all 127.0.0.0/8 reject");
+    postgres.run();
+    postgres.sql("UPDATE landfall.domain SET sending_to_disabled = true WHERE name = 'contoso.com'");
+    postgres.admit_all();
+    until_told(&edge, "anna@contoso.com", UNKNOWN);
+}
+
+#[test]
+fn a_node_starts_without_its_directory_from_the_snapshot() {
+    let (mut postgres, mut edge) = world();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    assert_eq!(told(&edge, "away@strict.example"), ATTR35);
+    edge.stop();
+    postgres.stop();
+    let kept = fs::read_to_string(edge.state().join("directory/users.csv")).expect("a snapshot");
+    assert!(kept.contains("anna@contoso.com") && !kept.contains("away"), "{kept}");
+    edge.start();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    assert_eq!(told(&edge, "ida@contoso.com"), USER_FAILED);
+    assert_eq!(told(&edge, "anna@unknown.example"), DOMAIN_FAILED);
+    assert!(edge.log().contains("\"directory-from-snapshot\""), "{}", edge.log());
+    postgres.run();
+    // Anna left while neither was there to see it.
+    postgres.sql("DELETE FROM landfall.mailbox WHERE id = 1");
+    until_told(&edge, "ida@contoso.com", OK);
+    until_told(&edge, "anna@contoso.com", UNKNOWN);
+}
+
+#[test]
+fn without_a_directory_and_without_a_snapshot_everybody_is_told_to_come_back() {
+    let mut postgres = Postgres::start();
+    let mut edge = Edge::builder("EUR").with(&postgres.settings()).offline();
+    postgres.stop();
+    edge.start();
+    let mut client = edge.client();
+    assert_eq!(client.say("MAIL FROM:<sender@example.org>"), DOMAIN_FAILED);
+    postgres.run();
+    // There is no schema yet, which is as good as no directory.
+    assert_eq!(client.say("MAIL FROM:<sender@example.org>"), DOMAIN_FAILED);
+    assert_eq!(edge.command(&["directory", "migrate"]).code, 0);
+    postgres.sql(CONTOSO);
+    until("mail to flow", || {
+        let mut client = edge.client();
+        client.say("MAIL FROM:<sender@example.org>").starts_with("250").then_some(())
+    });
+    until_told(&edge, "anna@contoso.com", OK);
+}
+
+#[test]
+fn what_was_known_counts_for_so_long_and_no_longer() {
+    let (mut postgres, edge) = world_with("", "[directory]\ncache_for = \"1s\"\nstale_for = \"4s\"");
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    postgres.stop();
+    until("Anna to be answered from an old answer", || {
+        assert_eq!(told(&edge, "anna@contoso.com"), OK);
+        (metric(&edge, "directory_stale_served") > 0).then_some(())
+    });
+    until("nothing to be known any more", || {
+        let mut client = edge.client();
+        let reply = client.say("MAIL FROM:<sender@example.org>");
+        assert!(reply == DOMAIN_FAILED || reply.starts_with("250"), "{reply}");
+        (reply == DOMAIN_FAILED).then_some(())
+    });
+    postgres.run();
+    until("mail to flow", || {
+        edge.client().say("MAIL FROM:<sender@example.org>").starts_with("250").then_some(())
+    });
+    until_told(&edge, "anna@contoso.com", OK);
+}
+
+/// A figure of /metrics.
+fn metric(edge: &Edge, name: &str) -> u64 {
+    let page = edge.metrics();
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("landfall_{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a whole number")
+}
+
+#[test]
+fn a_frozen_server_slows_nobody_who_is_cached() {
+    let (mut postgres, edge) = world();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    postgres.freeze();
+    // Fifty who are not cached wait for the deadline of a second meanwhile.
+    let mut waiting: Vec<_> = (0..50)
+        .map(|number| {
+            let mut client = edge.client();
+            client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
+            client.send(format!("RCPT TO:<user{number}@contoso.com>\r\n"));
+            client
+        })
+        .collect();
+    let mut cached = edge.client();
+    holds_for("Anna is answered at once", Duration::from_millis(500), || {
+        let watch = Stopwatch::start();
+        cached.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
+        cached.expect("RCPT TO:<anna@contoso.com>", OK);
+        cached.say("RSET");
+        watch.elapsed() < Duration::from_millis(200)
+    });
+    for client in &mut waiting {
+        assert_eq!(client.reply(), USER_FAILED);
+    }
+    postgres.thaw();
+    until_told(&edge, "ida@contoso.com", OK);
+}
+
+#[test]
+fn the_same_question_is_asked_once_and_many_share_one() {
+    let (postgres, edge) = world();
+    postgres.sql("BEGIN; LOCK landfall.mailbox IN ACCESS EXCLUSIVE MODE; COMMIT");
+    let mut clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = edge.client();
+            client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
+            client
+        })
+        .collect();
+    for client in &mut clients {
+        client.send("RCPT TO:<ida@contoso.com>\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply(), OK);
+    }
+    assert_eq!(metric(&edge, "directory_lookups"), 1, "one address was asked for, once");
+    assert_eq!(told(&edge, "ida@contoso.com"), OK);
+    assert_eq!(metric(&edge, "directory_lookups"), 1);
+    assert!(metric(&edge, "directory_cache_hits") > 0);
+}
+
+#[test]
+fn another_regions_users_of_a_strict_tenant_are_never_fetched() {
+    let (postgres, edge) = world();
+    assert_eq!(told(&edge, "home@strict.example"), OK);
+    assert_eq!(told(&edge, "away@strict.example"), ATTR35);
+    assert_eq!(told(&edge, "far@na.strict.example"), ATTR35);
+    let log = postgres.log();
+    assert!(log.contains("home@strict.example"), "the server logs what it is asked: {log}");
+    assert!(!log.contains("{far@na.strict.example}"), "where mail does not enter nobody is asked for");
+    // The question as the server logged it, asked again: of Away only the region leaves the server.
+    let question = log.split("execute s").find(|said| said.contains("landfall.address a")).expect("a lookup");
+    let (_, question) = question.split_once(':').expect("the statement's name ends so");
+    let (question, _) = question.split_once("DETAIL").expect("its parameters follow");
+    let ask = |address: &str| {
+        postgres.sql(&question.replace("$1", &format!("'{{{address}}}'")).replace("$2", "'EUR'"))
+    };
+    assert_eq!(ask("away@strict.example"), "away@strict.example|NAM|||f|f");
+    assert_eq!(ask("home@strict.example"), "home@strict.example||home@strict.example|EUR|t|t");
+    assert_eq!(ask("anna.k@contoso.com"), "anna.k@contoso.com||anna@contoso.com|EUR|t|t");
+    // A change of who is strict, or of where it may be, counts at once.
+    postgres.sql("UPDATE landfall.mailbox SET preferred_data_location = 'EUR' WHERE id = 4");
+    until_told(&edge, "away@strict.example", OK);
+    postgres.sql("DELETE FROM landfall.tenant_region WHERE tenant = 'strict' AND region = 'EUR'");
+    postgres.sql("UPDATE landfall.tenant SET default_region = 'NAM' WHERE id = 'strict'");
+    until_told(&edge, "home@strict.example", ATTR35);
+    assert_eq!(told(&edge, "away@strict.example"), ATTR35);
+    postgres.sql("UPDATE landfall.tenant SET residency = 'documented' WHERE id = 'strict'");
+    until_told(&edge, "away@strict.example", NO_ROUTE);
+}
+
+#[test]
+fn the_schema_has_no_room_for_what_cannot_be() {
+    let postgres = Postgres::start();
+    let edge = Edge::builder("EUR").with(&postgres.settings()).offline();
+    for version in ["went from version 0 to 1", "up to date: version 1"] {
+        let migrated = edge.command(&["directory", "migrate"]);
+        assert!(migrated.code == 0 && migrated.stdout.contains(version), "{migrated:#?}");
+    }
+    postgres.sql(CONTOSO);
+    for (what, sql) in [
+        ("an unknown region", "UPDATE landfall.domain SET mail_flow_region = 'EUX'"),
+        ("a tenant without a region", "UPDATE landfall.tenant SET default_region = NULL"),
+        ("a word of no meaning", "UPDATE landfall.tenant SET residency = 'mostly'"),
+        ("subdomains of an authoritative domain", "UPDATE landfall.domain SET match_subdomains = true"),
+        ("a former region without a time", "UPDATE landfall.domain SET previous_mail_flow_region = 'NAM'"),
+        ("a domain in capitals", "INSERT INTO landfall.domain (name, tenant) VALUES ('A.example', 'contoso')"),
+        (
+            "an address of two users",
+            "INSERT INTO landfall.address VALUES ('anna@contoso.com', 2, 'contoso', 'contoso.com')",
+        ),
+        (
+            "an address at another tenant's domain",
+            "INSERT INTO landfall.address VALUES ('x@strict.example', 1, 'contoso', 'strict.example')",
+        ),
+        (
+            "an address outside of its domain",
+            "INSERT INTO landfall.address VALUES ('x@xcontoso.com', 1, 'contoso', 'contoso.com')",
+        ),
+        ("a user without its primary address", "DELETE FROM landfall.address WHERE address = 'anna@contoso.com'"),
+        ("a user who is called by another's address", "UPDATE landfall.mailbox SET address = 'ida@contoso.com' WHERE id = 1"),
+        (
+            "a connector for half the internet",
+            "INSERT INTO landfall.inbound_connector (tenant, name, type) VALUES ('contoso', 'hq', 'on-premises');
+             INSERT INTO landfall.inbound_network (tenant, connector, network) VALUES ('contoso', 'hq', '10.0.0.0/8')",
+        ),
+        (
+            "a partner without domains",
+            "INSERT INTO landfall.inbound_connector (tenant, name, type) VALUES ('contoso', 'p', 'partner')",
+        ),
+        (
+            "a connector to nowhere",
+            "INSERT INTO landfall.outbound_connector (tenant, name, recipient_domains, smart_hosts)
+             VALUES ('contoso', 'hq', '{*}', '{}')",
+        ),
+        ("a second state", "INSERT INTO landfall.revision VALUES (false, 1, 'x')"),
+        ("a domain that users are in, gone", "DELETE FROM landfall.domain WHERE name = 'contoso.com'"),
+    ] {
+        let refusal = postgres.refused(sql);
+        assert!(refusal.contains("ERROR:") && refusal.contains("violates"), "{what}: {refusal}");
+    }
 }

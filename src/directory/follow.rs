@@ -76,6 +76,7 @@ impl<S: Source> Follower<S> {
     }
 
     fn lost(&self, down: &mut Option<Instant>, trouble: &Trouble) {
+        self.front.lost();
         if down.is_none() {
             *down = Some(Instant::now());
             self.tell(News::Lost { source: self.source.name(), why: trouble.to_string() });

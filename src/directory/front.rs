@@ -21,6 +21,8 @@ const WAITING_LIMIT: usize = 8_192;
 const RENEWAL_GRACE: Duration = Duration::from_millis(50);
 /// After so long without a word from the source, what it did not know yet may exist by now.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
+/// A source that is well is heard more often than this.
+const SILENCE_FLOOR: Duration = Duration::from_secs(3);
 
 /// How long answers count, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) struct Front {
     start: Instant,
     /// When the source was last heard, in milliseconds since `start`; before it when a snapshot says so.
     confirmed: AtomicI64,
+    /// Whether it is heard now, as far as anybody knows.
+    heard: AtomicBool,
     /// Answers that depend on a tenant's settings count only for the outline they were given under.
     outline: AtomicU64,
     pub(super) counts: Counts,
@@ -110,6 +114,7 @@ impl Front {
             waiting,
             start: Instant::now(),
             confirmed: AtomicI64::new(NEVER),
+            heard: AtomicBool::new(false),
             outline: AtomicU64::new(0),
             counts: Counts::default(),
         };
@@ -212,17 +217,24 @@ impl Front {
 
     /// Whether what the source does not have may be called absent.
     pub(super) fn is_current(&self) -> bool {
-        self.silence().is_some_and(|silence| silence <= CURRENT_FOR)
+        let heard = self.heard.load(Ordering::Relaxed);
+        heard && self.silence().is_some_and(|silence| silence <= CURRENT_FOR)
     }
 
     /// Whether what is held may still be answered from.
     pub(super) fn is_usable(&self) -> bool {
-        self.silence().is_some_and(|silence| silence <= self.terms.stale_for.max(CURRENT_FOR))
+        self.silence().is_some_and(|silence| silence <= self.terms.stale_for.max(SILENCE_FLOOR))
     }
 
     /// The source has been heard, and everything it said is taken in.
     pub(super) fn confirm(&self) {
         self.confirmed.store(self.now(), Ordering::Relaxed);
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// It did not answer.
+    pub(super) fn lost(&self) {
+        self.heard.store(false, Ordering::Relaxed);
     }
 
     /// What is held is so old: a snapshot's.

@@ -48,10 +48,9 @@ impl Held {
             }
             drop(old);
         };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(retire)),
-            // Before the runtime nobody asks.
-            Err(_) => {}
+        // Without a runtime nobody asks.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(retire);
         }
     }
 

@@ -47,12 +47,20 @@ impl Authority {
         self.sign(name, &params)
     }
 
-    fn sign(&self, name: &str, params: &CertificateParams) -> Pair {
+    /// One whose time is over.
+    pub fn issue_expired(&self, name: &str) -> Pair {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name or an address");
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        self.sign(&format!("{name}.expired"), &params)
+    }
+
+    fn sign(&self, file: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("our own issuer");
         let pair = Pair {
-            cert: self.folder.join(format!("{name}.cert.pem")),
-            key: self.folder.join(format!("{name}.key.pem")),
+            cert: self.folder.join(format!("{file}.cert.pem")),
+            key: self.folder.join(format!("{file}.key.pem")),
         };
         fs::write(&pair.cert, certificate.pem()).expect("our own folder");
         fs::write(&pair.key, key.serialize_pem()).expect("our own folder");

@@ -25,7 +25,16 @@ impl Postgres {
 
     /// With more lines of postgresql.conf.
     pub fn start_with(extra: &str) -> Self {
-        let (folder, address) = (Folder::new(), free_address());
+        Self::start_at(free_address(), extra, None)
+    }
+
+    /// Speaks TLS with this certificate; `address` is where it will be, since the certificate names it.
+    pub fn start_secure(address: SocketAddr, pair: &Pair) -> Self {
+        Self::start_at(address, "ssl = on", Some(pair))
+    }
+
+    fn start_at(address: SocketAddr, extra: &str, pair: Option<&Pair>) -> Self {
+        let folder = Folder::new();
         let data = folder.join("data");
         fs::create_dir(&data).expect("our own folder");
         fs::create_dir(folder.join("socket")).expect("our own folder");
@@ -56,6 +65,9 @@ impl Postgres {
         let before = fs::read_to_string(&file).expect("initdb wrote it");
         fs::write(&file, before + &settings).expect("our own folder");
         let mut postgres = Self { process: None, folder, address };
+        if let Some(pair) = pair {
+            postgres.lay(pair);
+        }
         postgres.run();
         postgres.sql_in("postgres", "CREATE ROLE landfall LOGIN");
         postgres.sql_in("postgres", "CREATE DATABASE landfall OWNER landfall");
@@ -155,10 +167,15 @@ impl Postgres {
 
     /// Lets these in from now on, as a line of pg_hba.conf, and cuts the connections that are.
     pub fn admit(&mut self, line: &str) {
-        let lines = format!("local all postgres trust\n{line}\n");
-        fs::write(self.data().join("pg_hba.conf"), lines).expect("our own folder");
+        self.admit_later(line);
         self.process().signal("HUP");
         self.cut();
+    }
+
+    /// As `admit`, for when it runs again.
+    pub fn admit_later(&self, line: &str) {
+        let lines = format!("local all postgres trust\n{line}\n");
+        fs::write(self.data().join("pg_hba.conf"), lines).expect("our own folder");
     }
 
     pub fn admit_all(&mut self) {
@@ -172,6 +189,12 @@ impl Postgres {
 
     /// Shows this certificate from now on.
     pub fn show(&mut self, pair: &Pair) {
+        self.lay(pair);
+        self.process().signal("HUP");
+        self.cut();
+    }
+
+    fn lay(&self, pair: &Pair) {
         for (from, name) in [(&pair.cert, "server.crt"), (&pair.key, "server.key")] {
             let to = self.data().join(name);
             fs::copy(from, &to).expect("our own folder");
@@ -179,8 +202,6 @@ impl Postgres {
                 .expect("our own file");
             own(&to);
         }
-        self.process().signal("HUP");
-        self.cut();
     }
 }
 
