@@ -348,6 +348,33 @@ fn a_guesser_in_the_tarpit_does_not_hold_up_the_end() {
     assert_eq!(guesser.rest().len(), 2);
 }
 
+/// Millions of addresses cost no more memory than a few, and do not hide who does much.
+#[test]
+fn a_flood_of_networks_is_forgotten_and_the_heavy_one_is_not() {
+    let edge = edge("connections_per_ip_per_minute = 20\ncounters = 1024").start();
+    let connect = |ip: &str| {
+        let mut client = proxied(&edge, ip);
+        let banner = client.reply();
+        if banner.starts_with("220 ") {
+            client.send("NOOP\r\nQUIT\r\n");
+            client.rest();
+        }
+        banner
+    };
+    let mut turned_away = 0;
+    for stranger in 0..3_000 {
+        let banner = connect(&format!("2001:db8:{:x}:{:x}::1", stranger / 1000, stranger % 1000));
+        assert!(banner.starts_with("220 "), "{banner}");
+        if stranger % 50 == 0 && connect("203.0.113.1") == busy("203.0.113.1") {
+            turned_away += 1;
+        }
+    }
+    assert!(turned_away >= 30, "{turned_away}");
+    assert!(metric(&edge, "landfall_limit_counter_evictions") > 500);
+    let status = edge.command(&["status", "--json"]).json();
+    assert_eq!(status["limited"]["connections_per_ip_per_minute"], turned_away);
+}
+
 // ---- block lists
 
 /// 192.0.2.7 and 2001:db8::7 are on it, with different codes.
@@ -457,4 +484,29 @@ fn every_limit_of_the_session_is_answered_and_counted() {
     let mut old = greeted(&edge, "192.0.2.1");
     assert_eq!(old.rest(), ["421 4.4.2 Session time limit exceeded"]);
     assert_eq!(refusals(&edge, "session_age"), 1);
+}
+
+/// Every key of `[limits]` stands in its document with its default, and every limit with its metric.
+#[test]
+fn the_document_has_every_key_at_its_default() {
+    let page = include_str!("../docs/LIMITS.md");
+    let example = landfall::config::example();
+    let start = example.find("\n[limits]\n").expect("the example has the section");
+    let section = &example[start + 1..];
+    let section = &section[..section.find("\n[deadlines]").expect("the next section")];
+    let lines = section.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let keys: Vec<_> =
+        lines.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once(" = ")).collect();
+    assert!(keys.len() > 18, "{keys:?}");
+    for (key, default) in keys {
+        let default = if key == "zone" { "none".to_owned() } else { format!("`{default}`") };
+        assert!(page.contains(&format!("\n| `{key}` | {default} | ")), "no row of {key} with {default}");
+    }
+    for limit in landfall::limits::Limit::ALL {
+        let word = limit.word();
+        assert!(
+            page.contains(&format!("| `{word}` |\n")) || page.contains(&format!("{{limit=\"{word}\"}}")),
+            "{word}"
+        );
+    }
 }

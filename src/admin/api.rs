@@ -1,5 +1,6 @@
 //! The HTTP API. The socket takes everything; the TCP address takes what only reads.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::directory::Directory;
+use crate::limits::Limits;
 use crate::mail::MessageId;
 use crate::queue::Queue;
 use crate::report::{Gauges, Reporter};
@@ -37,6 +39,7 @@ pub struct Door {
     pub queue: Queue,
     pub spool: Spool,
     pub directory: Directory,
+    pub limits: Arc<Limits>,
     pub reporter: Reporter,
     pub commands: mpsc::Sender<Command>,
     pub draining: watch::Receiver<bool>,
@@ -54,6 +57,8 @@ pub struct Status {
     pub sessions: u64,
     pub accepted: u64,
     pub queued: usize,
+    /// What was refused since the start, by limit; those that refused nothing are left out.
+    pub limited: BTreeMap<String, u64>,
 }
 
 const MESSAGES_LIMIT: usize = 1_000;
@@ -125,6 +130,11 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
         ("spool_memory_bytes", "Octets of bodies in memory", spool.memory_bytes),
         ("spool_refused_drafts", "Messages that could not be stored", spool.refused_drafts),
         ("spool_quarantined", "Messages set aside", spool.quarantined),
+        (
+            "limit_counter_evictions",
+            "Addresses, recipients and tenants that were forgotten although they counted (limits.counters)",
+            door.limits.evictions(),
+        ),
     ]);
     gauges.0.extend(door.directory.figures());
     let page = door.reporter.metrics().render(&gauges);
@@ -133,6 +143,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
 
 async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
     let state = if *door.draining.borrow() { "draining" } else { "running" };
+    let limited = door.reporter.metrics().limited().filter(|(_, count)| *count > 0);
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: door.hostname.clone(),
@@ -141,6 +152,7 @@ async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
         sessions: door.reporter.metrics().sessions(),
         accepted: door.reporter.metrics().accepted(),
         queued: door.queue.len(),
+        limited: limited.map(|(limit, count)| (limit.word().to_owned(), count)).collect(),
     })
 }
 

@@ -204,6 +204,7 @@ impl Daemon {
             commands: command_sender,
             draining: drain_watch,
             directory: inquiry.directory().clone(),
+            limits: shared.limits.clone(),
             region: settings.node.region.to_string(),
             hostname: settings.node.hostname.to_string(),
         });
