@@ -77,6 +77,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         dns: super::dns::read(&top, base, &mut files),
         directory: directory::read(&top, base, &mut files),
         auth: super::auth::read(&top),
+        outbound: super::outbound::read(&top, base, &mut files),
         routing: routing(&top),
         queue: queue(&top),
         limits: limits::read(&top),

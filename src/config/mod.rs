@@ -12,6 +12,7 @@ mod certificate;
 mod auth;
 mod headers;
 mod dns;
+mod outbound;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use dns::Dns;
 use file::NamedFile;
 pub use headers::Headers;
 pub use limits::{Dnsbl, DnsblAction, Limits};
+pub use outbound::Outbound;
 pub use settings::*;
 pub use show::{show, show_json};
 

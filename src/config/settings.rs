@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DirectorySettings, Dns, Headers, Limits};
+use super::{DirectorySettings, Dns, Headers, Limits, Outbound};
 use crate::mail::{Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
@@ -36,6 +36,7 @@ pub struct Settings {
     pub directory: DirectorySettings,
     pub dns: Dns,
     pub auth: crate::auth::Settings,
+    pub outbound: Outbound,
     pub routing: Routing,
     pub queue: Queue,
     pub limits: Limits,

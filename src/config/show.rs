@@ -52,6 +52,7 @@ pub fn show(settings: &Settings) -> String {
     directory::show(&mut page, &settings.directory);
     super::dns::show(&mut page, &settings.dns);
     super::auth::show(&mut page, &settings.auth);
+    super::outbound::show(&mut page, &settings.outbound);
     let Routing { mixed_regions, propagation_window, transit } = &settings.routing;
     page.section("routing");
     page.key("mixed_regions", text(mixed_regions_word(*mixed_regions)));

@@ -15,6 +15,7 @@ mod welcome;
 pub use settings::{directory, directory_service, dns, rules, rules_as_seen_from, wording};
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -557,8 +558,33 @@ fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<delivery::S
         tls: Arc::new(ClientTls::new(Roots::system(), identities.first())?),
         patience: settings::delivery_patience(settings),
         troubled: delivery::Troubled::default(),
+        internet: Some(Arc::new(internet(settings)?)),
         clock: Clock::System,
     })
+}
+
+fn internet(settings: &Settings) -> Result<delivery::Internet, Error> {
+    let roots = match &settings.outbound.ca {
+        Some(authorities) => Roots::system().and_file(authorities)?,
+        None => Roots::system(),
+    };
+    let tls = Arc::new(ClientTls::new(roots, None)?);
+    Ok(delivery::Internet::new(settings::internet(settings, &interfaces()), tls, Clock::System))
+}
+
+/// The addresses of this machine; none when the system does not tell.
+fn interfaces() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses = interfaces.filter_map(|interface| interface.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| match (
+        address.as_sockaddr_in(),
+        address.as_sockaddr_in6(),
+    ) {
+        (Some(four), _) => Some(IpAddr::V4(four.ip())),
+        (None, Some(six)) => Some(IpAddr::V6(six.ip())),
+        (None, None) => None,
+    };
+    addresses.filter_map(ip).collect()
 }
 
 /// Says once when names turn out to come without the signatures that would prove them.

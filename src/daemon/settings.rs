@@ -1,6 +1,7 @@
 //! Settings: what each room gets of the configuration. Pure; `daemon` hands the parts out.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -270,6 +271,35 @@ pub fn dns(settings: &Settings) -> dns::Settings {
     dns::Settings { servers, timeout, deadline, dnssec, trust_anchors, cache_entries }
 }
 
+/// `interfaces` are this machine's addresses, for listeners on all of them.
+pub(super) fn internet(settings: &Settings, interfaces: &[IpAddr]) -> delivery::InternetSettings {
+    let outbound = &settings.outbound;
+    let mut own_addresses = Vec::new();
+    for address in settings.listeners.iter().flat_map(|listener| &listener.addresses) {
+        if address.ip().is_unspecified() {
+            let same = interfaces.iter().filter(|own| own.is_ipv4() == address.is_ipv4());
+            own_addresses.extend(same.map(|own| SocketAddr::new(*own, address.port())));
+        } else {
+            own_addresses.push(*address);
+        }
+    }
+    delivery::InternetSettings {
+        port: outbound.port,
+        private: match outbound.allow_private {
+            true => delivery::Private::Anywhere,
+            false => delivery::Private::Only(outbound.allow_networks.clone()),
+        },
+        connections: outbound.connections,
+        own_names: vec![settings.node.hostname.to_string()],
+        own_addresses,
+        dane: outbound.dane,
+        sts: outbound.mta_sts.then(|| delivery::StsSettings {
+            dir: settings.node.state_dir.join("mta-sts"),
+            port: outbound.mta_sts_port,
+        }),
+    }
+}
+
 pub(super) fn spool(settings: &Settings) -> spool::Settings {
     let spool = &settings.spool;
     spool::Settings {
@@ -314,6 +344,8 @@ pub(super) fn inline(settings: &Settings, services: &delivery::Services) -> deli
         tls: services.tls.clone(),
         patience: delivery::Patience { data_block: patience, data_end: patience, ..services.patience },
         troubled: delivery::Troubled::default(),
+        // What goes there is never streamed.
+        internet: None,
         clock: services.clock,
     };
     delivery::Terms {

@@ -7,23 +7,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::dialogue::{Channel, Dialogue, Protocol};
-use super::transfer::{Connection, NotReady, Place, Transferred, not_connected, trust};
+use super::transfer::{Connection, NotReady, Place, Secrets, Transferred, not_connected, trust};
 use super::verdict::{self, Breakage, Obstacle};
 use super::{Delivery, Parcel, Services, maildir};
-use crate::mail::{Endpoint, Lookup, NextHop, TlsLevel};
-use crate::net::{self, Target, Wire};
+use crate::mail::{Endpoint, Lookup, NextHop, NextHopName, TlsLevel};
+use crate::net::{self, ClientTls, Target, Trust, Wire};
 
 /// Addresses tried for one host.
 const ADDRESSES_LIMIT: usize = 8;
 
 pub struct Courier {
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     hop: NextHop,
     live: Option<Connection>,
     /// In the middle of a message that is being streamed.
     open: Option<Connection>,
+    /// Of the connections to the internet, which are counted.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What a connection is made for.
@@ -53,19 +56,23 @@ pub(super) enum Begun {
 }
 
 /// Where a connection goes, and how it begins.
-struct Road<'a> {
-    target: Target,
+pub(super) struct Road<'a> {
+    pub(super) target: Target,
     /// As outcomes name it.
-    label: String,
+    pub(super) label: String,
     /// What a certificate must prove.
-    server_name: &'a str,
-    protocol: Protocol,
-    tls: TlsLevel,
-    start: Start,
+    pub(super) server_name: &'a str,
+    pub(super) protocol: Protocol,
+    pub(super) tls: TlsLevel,
+    /// How it is proven.
+    pub(super) trust: Trust<'a>,
+    /// Whose roots count, and what we show of ourselves.
+    pub(super) client: &'a ClientTls,
+    pub(super) start: Start,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Start {
+pub(super) enum Start {
     Plain,
     /// TLS before the first word.
     Implicit,
@@ -73,7 +80,7 @@ enum Start {
 
 impl Courier {
     pub fn new(services: Arc<Services>, hop: NextHop) -> Self {
-        Self { services, hop, live: None, open: None }
+        Self { services, hop, live: None, open: None, permit: None }
     }
 
     pub fn hop(&self) -> &NextHop {
@@ -92,7 +99,7 @@ impl Courier {
     /// One attempt. Dropped half-way, it drops the connection too: nothing half-said is ever continued.
     pub async fn deliver(&mut self, parcel: Parcel<'_>) -> Delivery {
         let patience = self.services.patience;
-        if let Some(mut live) = self.live_connection().await
+        if let Some(mut live) = self.live_connection(&parcel).await
             && let Transferred::Finished(outcomes) = Box::pin(live.transfer(&parcel, &patience)).await
         {
             self.keep(live);
@@ -108,7 +115,7 @@ impl Courier {
     /// counts. After `Begun::Open`, `push` and `flush` as it comes, then `end`.
     pub(super) async fn begin(&mut self, parcel: Parcel<'_>, declared: Option<u64>) -> Begun {
         let patience = self.services.patience;
-        if let Some(mut live) = self.live_connection().await {
+        if let Some(mut live) = self.live_connection(&parcel).await {
             match Box::pin(live.begin(&parcel, declared, &patience)).await {
                 Transferred::Open => {
                     self.open = Some(live);
@@ -167,10 +174,13 @@ impl Courier {
 
     /// The connection that is still good for another message. One that turns out dead is replaced, and not
     /// held against the destination.
-    async fn live_connection(&mut self) -> Option<Connection> {
+    async fn live_connection(&mut self, parcel: &Parcel<'_>) -> Option<Connection> {
         let mut live = self.live.take()?;
         let fresh_enough = live.idle_since.elapsed() <= self.services.patience.idle;
-        (fresh_enough && live.is_alive().await).then_some(live)
+        // Another host of the domain may promise what this one does not. RFC 8689 §4.2.1
+        let to_the_internet = matches!(self.hop.name, NextHopName::Internet(_));
+        let fit = !(to_the_internet && parcel.envelope.require_tls) || live.keeps_tls_required();
+        (fresh_enough && fit && live.is_alive().await).then_some(live)
     }
 
     /// Whether it has no connection, or one that has been idle for too long.
@@ -182,16 +192,25 @@ impl Courier {
         if let Some(live) = self.live.take() {
             live.quit(self.services.patience.courtesy).await;
         }
+        self.permit = None;
     }
 
-    fn keep(&mut self, connection: Connection) {
+    pub(super) fn keep(&mut self, connection: Connection) {
         self.live = connection.is_ready().then_some(connection);
     }
 
     /// Every endpoint in turn, those that lately failed after the others, and every address of its host in
     /// turn, until one takes part.
     async fn deliver_afresh(&mut self, parcel: &Parcel<'_>, errand: Errand) -> Progress {
+        if let (NextHopName::Internet(domain), Some(internet)) = (&self.hop.name, &self.services.internet) {
+            let (domain, internet) = (domain.clone(), internet.clone());
+            return match errand {
+                Errand::Deliver => Progress::Ended(self.deliver_by_mx(&internet, &domain, parcel).await),
+                Errand::Begin { .. } => Progress::NotStreamable,
+            };
+        }
         let mut last = verdict::obstacle(&Obstacle::NoEndpoint, "");
+        let services = self.services.clone();
         let endpoints = self.hop.endpoints.clone();
         for endpoint in self.services.troubled.last(&endpoints) {
             let reached = match endpoint {
@@ -207,6 +226,8 @@ impl Courier {
                         protocol: Protocol::Lmtp,
                         // Nobody listens between two ends of a local socket.
                         tls: TlsLevel::Off,
+                        trust: trust(TlsLevel::Off, None),
+                        client: &services.tls,
                         start: Start::Plain,
                     };
                     self.travel(&road, parcel, errand).await
@@ -250,6 +271,7 @@ impl Courier {
             Lookup::Failed => return unreached(&Obstacle::DnsFailed, host),
         };
         let mut last = verdict::obstacle(&Obstacle::NoSuchHost, host);
+        let (services, ca) = (self.services.clone(), self.hop.ca.clone());
         for address in addresses.into_iter().take(ADDRESSES_LIMIT) {
             let road = Road {
                 target: Target::Tcp(SocketAddr::new(address, port)),
@@ -257,6 +279,8 @@ impl Courier {
                 server_name: host,
                 protocol,
                 tls: self.hop.tls,
+                trust: trust(self.hop.tls, ca.as_deref()),
+                client: &services.tls,
                 start,
             };
             match self.travel(&road, parcel, errand).await {
@@ -269,14 +293,15 @@ impl Courier {
 
     /// Opens a connection and hands the parcel over.
     async fn travel(&mut self, road: &Road<'_>, parcel: &Parcel<'_>, errand: Errand) -> Progress {
-        let opened = match self.open(road, road.tls).await {
+        let services = self.services.clone();
+        let opened = match self.open(&services, road, road.tls).await {
             // TLS was offered and did not come about: once more, without. The connection is gone with it.
-            Err(NotReady::NoHandshake(_)) => self.open(road, TlsLevel::Off).await,
+            Err(NotReady::NoHandshake(_)) => self.open(&services, road, TlsLevel::Off).await,
             other => other,
         };
         let mut connection = match opened {
             Ok(connection) => connection,
-            Err(NotReady::Unusable(reply) | NotReady::NoHandshake(reply)) => {
+            Err(NotReady::Unusable(reply) | NotReady::NoHandshake(reply) | NotReady::Insecure(reply, _)) => {
                 return Progress::Ended(Delivery::Unreached(reply));
             }
         };
@@ -300,9 +325,12 @@ impl Courier {
         }
     }
 
-    async fn open(&self, road: &Road<'_>, tls: TlsLevel) -> Result<Connection, NotReady> {
-        let services = &*self.services;
-        let trust = trust(tls, self.hop.ca.as_deref());
+    pub(super) async fn open(
+        &self,
+        services: &Services,
+        road: &Road<'_>,
+        tls: TlsLevel,
+    ) -> Result<Connection, NotReady> {
         let failed =
             |error: net::Error| NotReady::Unusable(verdict::obstacle(&not_connected(&error), &road.label));
         let stream = services
@@ -316,7 +344,7 @@ impl Courier {
             Start::Implicit => {
                 let patience = services.patience.handshake;
                 (wire, _) = wire
-                    .connect_tls(&services.tls, trust, road.server_name, patience)
+                    .connect_tls(road.client, road.trust, road.server_name, patience)
                     .await
                     .map_err(failed)?;
                 Channel::Secured
@@ -328,7 +356,8 @@ impl Courier {
         };
         let hostname = services.hostname.clone();
         let dialogue = Dialogue::new(hostname, road.label.clone(), road.protocol, tls, channel);
-        Connection::open(wire, dialogue, place, trust, road.server_name, services).await
+        let secrets = Secrets { client: road.client, trust: road.trust, server_name: road.server_name };
+        Connection::open(wire, dialogue, place, secrets, services).await
     }
 }
 
@@ -337,7 +366,7 @@ fn unreached(obstacle: &Obstacle, host: &str) -> Progress {
 }
 
 /// `store1.eur.example.net [192.0.2.7]:24`; an address that was configured as such stands alone.
-fn label(host: &str, address: IpAddr, port: u16) -> String {
+pub(super) fn label(host: &str, address: IpAddr, port: u16) -> String {
     if host.parse() == Ok(address) {
         format!("[{address}]:{port}")
     } else {

@@ -210,6 +210,16 @@ impl Dialogue {
         body != BodyType::BinaryMime && !self.must_know_octets(body)
     }
 
+    /// Whether a REQUIRETLS message may go this way: over TLS that proved who is there, to a server that keeps
+    /// the promise. What delivers finally is no further way. RFC 8689 §4.2.1
+    pub(super) fn keeps_tls_required(&self) -> bool {
+        self.protocol == Protocol::Lmtp || (self.is_proven() && self.offers.require_tls)
+    }
+
+    fn is_proven(&self) -> bool {
+        self.tls == TlsLevel::Verify && self.channel == Channel::Secured
+    }
+
     /// Whether every recipient of the transaction under way was accepted.
     pub(super) fn has_accepted_all(&self) -> bool {
         matches!(&self.state, State::Transaction(open) if open.accepted == open.outcomes.len())
@@ -358,6 +368,9 @@ impl Dialogue {
         if offers.size_limit.zip(freight.size()).is_some_and(|(limit, size)| size > limit) {
             return Some(Unfit::TooLarge);
         }
+        if parcel.envelope.require_tls && !self.keeps_tls_required() {
+            return Some(if self.is_proven() { Unfit::NeedsRequireTls } else { Unfit::NeedsProvenTls });
+        }
         if needs_utf8(parcel) && !offers.smtp_utf8 {
             return Some(Unfit::NeedsUtf8);
         }
@@ -396,6 +409,9 @@ impl Dialogue {
         let utf8 = needs_utf8(parcel);
         if utf8 {
             words.push_str(" SMTPUTF8");
+        }
+        if envelope.require_tls && self.protocol == Protocol::Smtp {
+            words.push_str(" REQUIRETLS");
         }
         if self.offers.dsn {
             match envelope.ret {

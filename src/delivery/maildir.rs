@@ -280,6 +280,7 @@ mod tests {
             tls: Arc::new(ClientTls::new(Roots::none(), None).expect("settings")),
             patience: Patience::default(),
             troubled: crate::delivery::Troubled::default(),
+            internet: None,
             clock: Clock::System,
         }
     }

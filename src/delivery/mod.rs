@@ -5,11 +5,13 @@
 //! before; `queue` comes after.
 //!
 //! `courier` finds a connection, `transfer` drives it, `dialogue` knows what to say, `verdict` what the
-//! answers mean; `maildir` delivers without a server. `inline` hands a message over while it comes in.
+//! answers mean; `maildir` delivers without a server. `inline` hands a message over while it comes in, `internet` finds
+//! the way to domains that nobody here hosts.
 
 mod courier;
 mod dialogue;
 mod inline;
+mod internet;
 mod maildir;
 mod transfer;
 mod troubled;
@@ -20,6 +22,7 @@ mod tests;
 
 pub use courier::Courier;
 pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
+pub use internet::{Internet, Private, Settings as InternetSettings, StsSettings};
 pub use troubled::Troubled;
 
 use std::sync::Arc;
@@ -41,6 +44,8 @@ pub struct Services {
     pub patience: Patience,
     /// Endpoints that lately failed, for all couriers to see.
     pub troubled: Troubled,
+    /// How domains that nobody here hosts are reached; absent where no mail goes there.
+    pub internet: Option<Arc<Internet>>,
     pub clock: Clock,
 }
 

@@ -245,6 +245,7 @@ impl Stage {
             tls: Arc::new(ClientTls::new(Roots::none(), None).expect("settings")),
             patience: Patience::default(),
             troubled: crate::delivery::Troubled::default(),
+            internet: None,
             clock: Clock::starting_at(Timestamp::from_millis(1_800_000_000_000)),
         };
         Self { heard, services }

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dialogue::{Action, Dialogue, Form, Freight, Input, Load, Octets};
-use super::verdict::{Breakage, Wait};
+use super::verdict::{self, Breakage, Wait};
 use super::{Parcel, Patience, Services};
 use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel, header};
-use crate::net::{self, Trust, Wire, within};
+use crate::net::{self, ClientTls, Fault, Trust, Wire, within};
 use crate::smtp::encode::DataEncoder;
 use crate::smtp::response::{Response, ResponseReader};
 use crate::spool::Content;
@@ -49,6 +49,17 @@ pub(super) enum NotReady {
     Unusable(RemoteReply),
     /// Plain text is allowed, and may do better.
     NoHandshake(RemoteReply),
+    /// TLS is required here and did not come about, or did not prove what it had to.
+    Insecure(RemoteReply, Fault),
+}
+
+/// How a connection turns to TLS.
+#[derive(Clone, Copy)]
+pub(super) struct Secrets<'a> {
+    pub(super) client: &'a ClientTls,
+    pub(super) trust: Trust<'a>,
+    /// What a certificate must prove.
+    pub(super) server_name: &'a str,
 }
 
 /// Where Return-Path is added: final delivery only (spec, section 6).
@@ -70,13 +81,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Greets, and turns to TLS as the dialogue demands. `server_name` is what a certificate must prove.
+    /// Greets, and turns to TLS as the dialogue demands.
     pub(super) async fn open(
         wire: Wire,
         dialogue: Dialogue,
         place: Place,
-        trust: Trust<'_>,
-        server_name: &str,
+        secrets: Secrets<'_>,
         services: &Services,
     ) -> Result<Self, NotReady> {
         let reader = ResponseReader::default();
@@ -97,10 +107,13 @@ impl Connection {
                 }
                 Action::Secure => {
                     let secured;
-                    (connection, secured) = connection.secure(trust, server_name, services).await?;
+                    (connection, secured) = connection.secure(secrets, services).await?;
                     connection.dialogue.on(Input::Secured(secured))
                 }
                 Action::Ready => return Ok(connection),
+                Action::Unusable(reply) if verdict::is_without_tls(&reply) => {
+                    return Err(NotReady::Insecure(reply, Fault::NotOffered));
+                }
                 Action::Unusable(reply) => return Err(NotReady::Unusable(reply)),
                 Action::NoHandshake(reply) => return Err(NotReady::NoHandshake(reply)),
                 Action::Send(..) | Action::Finished(_) | Action::Interrupted(_) => {
@@ -113,19 +126,18 @@ impl Connection {
     /// A failed handshake takes the connection with it; the dialogue then says what that means.
     async fn secure(
         mut self,
-        trust: Trust<'_>,
-        server_name: &str,
+        secrets: Secrets<'_>,
         services: &Services,
     ) -> Result<(Self, Result<(), String>), NotReady> {
         let patience = services.patience.handshake;
-        match self.wire.connect_tls(&services.tls, trust, server_name, patience).await {
+        match self.wire.connect_tls(secrets.client, secrets.trust, secrets.server_name, patience).await {
             Ok((wire, _facts)) => {
                 self.wire = wire;
                 Ok((self, Ok(())))
             }
             Err(error) => match self.dialogue.on(Input::Secured(Err(error.to_string()))) {
                 Action::NoHandshake(reply) => Err(NotReady::NoHandshake(reply)),
-                Action::Unusable(reply) => Err(NotReady::Unusable(reply)),
+                Action::Unusable(reply) => Err(NotReady::Insecure(reply, error.fault())),
                 other => unreachable!("a failed handshake leads to {other:?}"),
             },
         }
@@ -260,6 +272,11 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Whether a REQUIRETLS message may go this way (RFC 8689).
+    pub(super) fn keeps_tls_required(&self) -> bool {
+        self.dialogue.keeps_tls_required()
     }
 
     pub(super) fn is_ready(&self) -> bool {

@@ -73,6 +73,10 @@ pub(super) enum Unfit {
     NeedsUtf8,
     NeedsBinary,
     NeedsEightBit,
+    /// REQUIRETLS, and no TLS that proved who is there.
+    NeedsProvenTls,
+    /// REQUIRETLS, which it does not offer.
+    NeedsRequireTls,
 }
 
 /// Whose fault a refused MAIL is.
@@ -164,6 +168,9 @@ pub(super) fn unfit(unfit: Unfit, host: &str) -> Outcome {
         Unfit::NeedsUtf8 => (Status::new(5, 6, 7), "The next hop takes no internationalised mail (SMTPUTF8)"),
         Unfit::NeedsBinary => (Status::new(5, 6, 3), "The next hop takes no binary content (BINARYMIME)"),
         Unfit::NeedsEightBit => (Status::new(5, 6, 3), "The next hop takes no 8-bit content (8BITMIME)"),
+        // RFC 8689 §4.2.1
+        Unfit::NeedsProvenTls => (Status::new(5, 7, 10), "Encryption needed (REQUIRETLS)"),
+        Unfit::NeedsRequireTls => (Status::new(5, 7, 30), "REQUIRETLS support required"),
     };
     Outcome::Failed(RemoteReply::ours(host, status, text))
 }
@@ -193,6 +200,11 @@ pub(super) fn broken(cause: &Breakage, wait: Wait, host: &str) -> Outcome {
         | Breakage::Malformed(_)
         | Breakage::Content(_) => Outcome::Deferred(reply),
     }
+}
+
+/// Whether this is our own word for TLS that is required and not offered.
+pub(super) fn is_without_tls(reply: &RemoteReply) -> bool {
+    *reply == obstacle(&Obstacle::TlsNotOffered, &reply.host)
 }
 
 pub(super) fn obstacle(obstacle: &Obstacle, host: &str) -> RemoteReply {
@@ -307,6 +319,8 @@ mod tests {
             (Unfit::NeedsUtf8, "5.6.7"),
             (Unfit::NeedsBinary, "5.6.3"),
             (Unfit::NeedsEightBit, "5.6.3"),
+            (Unfit::NeedsProvenTls, "5.7.10"),
+            (Unfit::NeedsRequireTls, "5.7.30"),
         ] {
             let Outcome::Failed(reply) = unfit(case, "mx") else { panic!("{case:?} is final") };
             assert_eq!(reply.status.to_string(), status);

@@ -114,10 +114,12 @@ pub struct Tlsa {
     pub data: Vec<u8>,
 }
 
-/// A whole name of `text`, whatever bytes its labels have; one without dots may still be a short name of the
-/// own network. `None` when no name can be like that.
+/// A name of whatever bytes its labels have; one without any dot may be a short name of the own network. `None` when no name can be like that.
 pub(super) fn name_of(text: &str) -> Option<Name> {
-    let text = text.strip_suffix('.').unwrap_or(text);
+    let (text, whole) = match text.strip_suffix('.') {
+        Some(rest) => (rest, true),
+        None => (text, text.contains('.')),
+    };
     if text.is_empty() {
         return None;
     }
@@ -126,7 +128,7 @@ pub(super) fn name_of(text: &str) -> Option<Name> {
         false => std::borrow::Cow::Owned(idna::domain_to_ascii(text).ok()?),
     };
     let mut name = Name::from_labels(ascii.split('.').map(str::as_bytes)).ok()?;
-    name.set_fqdn(ascii.contains('.'));
+    name.set_fqdn(whole);
     Some(name)
 }
 

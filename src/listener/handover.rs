@@ -105,6 +105,7 @@ mod tests {
             tls: Arc::new(ClientTls::new(Roots::system(), None).expect("no certificate can be wrong")),
             patience: Patience::default(),
             troubled: Troubled::default(),
+            internet: None,
             clock: Clock::System,
         };
         Pool::new(Terms {

@@ -3,6 +3,8 @@
 //! Owns the two ends of a connection: `Stream` is any of them, `Wire` adds buffers and can turn to TLS.
 //! Speaks no SMTP and holds no policy. `mail` and `smtp` come before; `listener` and `delivery` drive it.
 
+mod dane;
+mod public;
 mod tcp;
 mod tls;
 mod wire;
@@ -10,6 +12,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use dane::{Association, Dane};
+pub use public::is_public;
 pub use tcp::{Dial, Dialing, Network, Target, bind, listen};
 pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, library_tls, self_signed};
 pub use wire::Wire;
@@ -39,6 +43,29 @@ pub enum Error {
     ServerName(String),
     #[error("{0}")]
     Certificate(String),
+}
+
+/// What was wrong with TLS, as far as it matters to whoever has to mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    NotOffered,
+    Expired,
+    WrongName,
+    Untrusted,
+    Other,
+}
+
+impl Error {
+    pub fn fault(&self) -> Fault {
+        use rustls::CertificateError as Bad;
+        let Self::Tls(rustls::Error::InvalidCertificate(bad)) = self else { return Fault::Other };
+        match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => Fault::Expired,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Fault::WrongName,
+            Bad::UnknownIssuer => Fault::Untrusted,
+            _ => Fault::Other,
+        }
+    }
 }
 
 impl From<io::Error> for Error {

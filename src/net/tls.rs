@@ -27,6 +27,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::Error;
+use super::dane::{Dane, DaneVerifier};
 use crate::clock::Timestamp;
 use crate::mail::TlsFacts;
 
@@ -415,6 +416,8 @@ pub enum Trust<'a> {
     Named,
     /// The same, where the authorities in this file are known too.
     NamedBy(&'a Path),
+    /// What the signed DNS says of its certificate.
+    Dane(&'a Dane),
 }
 
 /// TLS as a client. Shows our own certificate to servers that ask, so that other regions' edges know us
@@ -453,8 +456,26 @@ impl ClientTls {
             Trust::Anyone => Ok(ready.anyone.clone()),
             Trust::Named => Ok(ready.named.clone()),
             Trust::NamedBy(authorities) => ready.named_by(authorities),
+            // Made for this connection alone, so that nothing is resumed that was proven otherwise.
+            Trust::Dane(dane) => believing(dane),
         }
     }
+
+    /// For fetching pages: names are proven by known authorities, and nothing of ours is shown.
+    pub fn for_pages(&self) -> ClientConfig {
+        ClientConfig::clone(&self.ready.load().named)
+    }
+}
+
+fn believing(dane: &Dane) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = DaneVerifier::new(dane.clone(), PROVIDER.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 impl ClientReady {

@@ -258,9 +258,9 @@ async fn deliver(
     content: &Content,
     result: &mut Result,
 ) -> Health {
-    if next_hop.endpoints.is_empty() {
-        let reply =
-            RemoteReply::ours("", Status::new(4, 4, 4), "no outbound path to the internet is configured");
+    let by_mx = matches!(next_hop.name, NextHopName::Internet(_));
+    if next_hop.endpoints.is_empty() && !by_mx {
+        let reply = RemoteReply::ours("", Status::new(4, 4, 4), "no endpoint is configured");
         result.deferred.clone_from(&job.recipients);
         result.reply = Some(reply);
         // Nobody was asked: nothing is known of that destination, and there is nothing to warn of.

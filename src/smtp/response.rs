@@ -156,6 +156,7 @@ pub struct Offers {
     pub smtp_utf8: bool,
     pub dsn: bool,
     pub starttls: bool,
+    pub require_tls: bool,
     /// SIZE was offered, so MAIL may carry it.
     pub size: bool,
     /// The largest message it takes; absent when there is no fixed limit (RFC 1870 §3).
@@ -177,6 +178,7 @@ impl Offers {
                 "SMTPUTF8" => offers.smtp_utf8 = true,
                 "DSN" => offers.dsn = true,
                 "STARTTLS" => offers.starttls = true,
+                "REQUIRETLS" => offers.require_tls = true,
                 "SIZE" => {
                     offers.size = true;
                     offers.size_limit =
