@@ -469,13 +469,8 @@ impl ClientTls {
 
 fn believing(dane: &Dane) -> Result<Arc<ClientConfig>, Error> {
     let verifier = DaneVerifier::new(dane.clone(), PROVIDER.signature_verification_algorithms);
-    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(Error::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(Arc::new(builder.with_no_client_auth()))
 }
 
 impl ClientReady {
@@ -532,6 +527,7 @@ fn showing(builder: Builder<rustls::client::WantsClientCert>, identity: Option<&
 /// For client libraries that do their own handshake: of a directory's servers, for one.
 pub fn library_tls(trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match trust {
+        Trust::Dane(dane) => return believing(dane),
         Trust::Anyone => Roots::none(),
         Trust::Named => Roots::system(),
         Trust::NamedBy(file) => Roots::system().and_file(file)?,
@@ -539,7 +535,7 @@ pub fn library_tls(trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
     let ready = ClientReady::new(roots, None)?;
     Ok(match trust {
         Trust::Anyone => ready.anyone,
-        Trust::Named | Trust::NamedBy(_) => ready.named,
+        Trust::Named | Trust::NamedBy(_) | Trust::Dane(_) => ready.named,
     })
 }
 

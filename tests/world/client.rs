@@ -15,7 +15,10 @@ pub struct Client {
 impl Client {
     /// Connects, and says and reads nothing.
     pub fn silent(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the edge accepts connections");
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("the edge accepts connections"))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline above zero");
         stream.set_write_timeout(Some(PATIENCE)).expect("a deadline above zero");
         stream.set_nodelay(true).expect("a TCP socket");
@@ -29,6 +32,18 @@ impl Client {
         assert!(banner.starts_with("220 "), "{banner}");
         let hello = client.say("EHLO client.example.org");
         assert!(hello.starts_with("250-"), "{hello}");
+        client
+    }
+
+    /// As `greeted`, calling from a loopback address of its own.
+    pub fn greeted_from(source: std::net::IpAddr, address: SocketAddr) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("all of 127/8 is loopback on Linux");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("the edge accepts connections");
+        let mut client = Self::over(socket.into());
+        client.reply();
+        client.say("EHLO client.example.org");
         client
     }
 

@@ -170,6 +170,11 @@ impl Edge {
         String::from_utf8_lossy(&fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// A client at another loopback address.
+    pub fn client_from(&self, address: &str) -> Client {
+        Client::greeted_from(address.parse().expect("an address"), self.address)
+    }
+
     pub fn client(&self) -> Client {
         Client::greeted(self.address)
     }

@@ -27,7 +27,7 @@ pub use edge::{Builder, Command, Edge};
 pub use letter::{Letter, letter, subject_of};
 pub use nameserver::{Nameserver, Unbound, Zone};
 pub use place::{Folder, free_address, is_listening};
-pub use postfix::Postfix;
+pub use postfix::{Postfix, Setup};
 pub use postgres::Postgres;
 pub use process::Process;
 pub use report::Report;
