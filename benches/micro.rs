@@ -41,6 +41,7 @@ fn session(criterion: &mut Criterion) {
         hostname: "edge1.eur.example.net".into(),
         tls: TlsOffer::StartTls,
         line_endings: LineEndings::Refuse,
+        xclient_from: Vec::new(),
         limits: Limits::default(),
     });
     let peer = Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -68,6 +68,7 @@ fn what_is_shown_loads_to_the_same() {
         address = ["127.0.0.1:2525"]
         tls = "off"
         proxy_protocol_from = ["10.0.0.0/8", "2001:db8::1"]
+        xclient_from = ["192.0.2.0/28"]
         [[listener]]
         address = ["127.0.0.1:0", "[::1]:0"]
         tls = "required"

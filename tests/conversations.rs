@@ -80,7 +80,7 @@ impl Connection {
     fn carry_out(&mut self, mut action: Action) {
         loop {
             action = match action {
-                Action::Say(answer) => return self.say(&answer),
+                Action::Say(answer) | Action::Introduce(answer) => return self.say(&answer),
                 Action::Continue => return,
                 Action::Judge(question) => {
                     let ruling = self.judge(question);
@@ -265,6 +265,7 @@ fn terms(steps: &[script::Step]) -> Terms {
         hostname: HOSTNAME.into(),
         tls: TlsOffer::StartTls,
         line_endings: LineEndings::Refuse,
+        xclient_from: Vec::new(),
         limits: Limits::default(),
     };
     for step in steps {

@@ -2,7 +2,7 @@
 
 mod world;
 
-use world::{CONTOSO, Dovecot, Edge, Letter};
+use world::{CONTOSO, Dovecot, Edge, Letter, Nameserver, Zone, until};
 
 const ANNA: &str = "anna@contoso.com";
 
@@ -59,4 +59,76 @@ fn a_header_line_of_many_megabytes_is_no_burden() {
     let folded: String = (0..100).map(|_| format!(" {}\r\n", "b".repeat(50_000))).collect();
     client.deliver("x@foreign.example", &[ANNA], format!("{long}{folded}{LEFT}"));
     check(&edge.wait_for(ANNA, 1)[0]);
+}
+
+/// Rule 40: the true sender is found behind the organisation's own servers and recorded, and nobody else's
+/// record of it stays.
+#[test]
+fn the_true_sender_is_recorded() {
+    let directory = format!(
+        "{CONTOSO}\n[[tenant.inbound_connector]]\nname = \"hq\"\ntype = \"on-premises\"\nsource_ips = [\"127.0.0.0/24\"]\n\
+         skip_ips = [\"198.51.100.1-198.51.100.9\"]\nusers = [\"anna@contoso.com\"]\n"
+    );
+    let edge = Edge::builder("EUR").directory(&directory).start();
+    let chain = "Received: from gateway (gw [198.51.100.7]) by hq\r\n\
+                 Received: from mail.sender.example (mail.sender.example [203.0.113.9])\r\n\tby gateway\r\n\
+                 Received: from forged (forged [203.0.113.10]) by mail.sender.example\r\n";
+    let forged = "X-MS-Exchange-SkipListedInternetSender: ip=[9.9.9.9];domain=forged\r\n";
+    let body = "Subject: true\r\n\r\nbody\r\n";
+    let mut client = edge.client();
+    client.deliver("x@foreign.example", &[ANNA], format!("{chain}{forged}{body}"));
+    client.deliver("x@foreign.example", &[ANNA, "ida@contoso.com"], format!("{chain}{forged}{body}"));
+    let (original, skip_listed) =
+        ("X-MS-Exchange-ExternalOriginalInternetSender", "X-MS-Exchange-SkipListedInternetSender");
+    let mut found: Vec<_> = edge
+        .wait_for(ANNA, 2)
+        .iter()
+        .map(|letter| {
+            assert!(
+                letter.text().contains(chain) && letter.text().ends_with("\r\n\r\nbody\r\n"),
+                "{letter:?}"
+            );
+            assert_eq!(letter.headers(skip_listed), ["ip=[203.0.113.9];domain=mail.sender.example"]);
+            letter.headers(original)
+        })
+        .collect();
+    found.sort();
+    // For anna alone it counts; where others are addressed too it does not.
+    assert_eq!(found, [vec![], vec!["ip=[203.0.113.9];domain=mail.sender.example".to_owned()]]);
+    assert_eq!(edge.log().matches(r#""event":"origin-found""#).count(), 2, "{}", edge.log());
+
+    // From elsewhere nothing is looked past, and nothing said of it is believed.
+    edge.write_directory(&directory.replace("127.0.0.0/24", "192.0.2.0/24"));
+    edge.reload();
+    edge.client().deliver("x@foreign.example", &["ida@contoso.com"], format!("{chain}{forged}{body}"));
+    let letter = &edge.wait_for("ida@contoso.com", 2)[1];
+    let all = edge.mailbox("ida@contoso.com");
+    assert!(all.iter().any(|letter| letter.headers(skip_listed).is_empty()), "{letter:?}");
+}
+
+/// Rule 40: SPF and the host name are asked of whom the message came from, not of whom it came through.
+#[test]
+fn the_true_sender_is_who_is_examined() {
+    let names = Nameserver::start(&[Zone::signed("sender.test", "@ TXT \"v=spf1 ip4:203.0.113.9 -all\"\n")]);
+    let directory = format!(
+        "{CONTOSO}\n[[tenant.inbound_connector]]\nname = \"hq\"\ntype = \"on-premises\"\nsource_ips = [\"127.0.0.0/24\"]\n\
+         skip_last_ip = true\n"
+    );
+    let edge = Edge::builder("EUR").with(&names.settings()).directory(&directory).start();
+    for (address, result) in [("203.0.113.9", "spf=pass"), ("203.0.113.66", "spf=fail")] {
+        let message = format!(
+            "Received: from mail.sender.test (mail.sender.test [{address}]) by hq\r\nSubject: {result}\r\n\r\nbody\r\n"
+        );
+        edge.client().deliver("x@sender.test", &[ANNA], message);
+        let letter = until("the message", || {
+            edge.mailbox(ANNA).into_iter().find(|letter| letter.header("Subject").as_deref() == Some(result))
+        });
+        let found = letter.header("Authentication-Results").expect("an examined message");
+        assert!(found.contains(result) && found.contains(&format!("policy.iprev={address}")), "{found}");
+    }
+    // What did not come through another server is this machine's own, and exempt.
+    edge.client().deliver("x@sender.test", &[ANNA], "Subject: own\r\n\r\nbody\r\n");
+    let letters = edge.wait_for(ANNA, 3);
+    let own = letters.iter().find(|letter| letter.header("Subject").as_deref() == Some("own"));
+    assert_eq!(own.expect("the last one").header("Authentication-Results"), None);
 }

@@ -314,8 +314,9 @@ impl Examination {
     }
 
     /// From now on the client is this one: the address that mail really came from (rule 40).
-    pub fn ask_about(&mut self, ip: IpAddr) {
+    pub fn ask_about(&mut self, ip: IpAddr, helo: &str) {
         self.client.ip = ip;
+        helo.clone_into(&mut self.client.helo);
         let until = Instant::now() + self.auth.settings.deadline;
         let (auth, of, checks) = (self.auth.clone(), self.client.clone(), self.checks);
         self.origin =

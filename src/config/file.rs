@@ -152,6 +152,7 @@ fn listeners(top: &Section<'_>, tls: &Tls) -> Vec<Listener> {
             tls: ListenerTls::default(),
             legacy: false,
             proxy_protocol_from: Vec::new(),
+            xclient_from: Vec::new(),
         };
         note_missing_certificate(&top.section("listener"), listener.tls, tls);
         listeners.push(listener);
@@ -186,6 +187,7 @@ fn listener(section: &Section<'_>, index: usize) -> Listener {
         }),
         legacy: section.read_or("legacy", false, Entry::flag),
         proxy_protocol_from: section.list("proxy_protocol_from", Entry::network).unwrap_or_default(),
+        xclient_from: section.list("xclient_from", Entry::network).unwrap_or_default(),
     }
 }
 

@@ -104,6 +104,8 @@ pub struct Listener {
     pub legacy: bool,
     /// Connections from here must begin with PROXY v1 or v2.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers that may say for which client they speak (XCLIENT).
+    pub xclient_from: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -34,6 +34,7 @@ pub fn show(settings: &Settings) -> String {
         page.key("tls", text(listener_tls(listener.tls)));
         page.key("legacy", listener.legacy);
         page.key("proxy_protocol_from", list(&listener.proxy_protocol_from));
+        page.key("xclient_from", list(&listener.xclient_from));
     }
     page.section("tls");
     if let Some(path) = &settings.tls.client_ca {

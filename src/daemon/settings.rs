@@ -15,7 +15,7 @@ use crate::directory::{self, Directory, News, Table};
 use crate::dns::Resolver;
 use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
-use crate::mail::firewall::{FieldPattern, Firewall};
+use crate::mail::firewall::{FieldPattern, Firewall, OriginFields};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
@@ -112,7 +112,11 @@ pub(super) fn firewall(settings: &Settings) -> Firewall {
         // RFC 8601 §5: what we are said to have found out. Those whose word counts may bring back our own.
         FieldPattern::results_of(authserv_id(settings)),
     ];
-    Firewall::new(headers.firewall.iter().cloned().chain(own).collect(), Vec::new())
+    let origin_fields = OriginFields {
+        original: headers.original_sender.as_str().into(),
+        skip_listed: headers.skip_listed_sender.as_str().into(),
+    };
+    Firewall::new(headers.firewall.iter().cloned().chain(own).collect(), Vec::new()).recording(origin_fields)
 }
 
 /// The directory: the table that was read, or the service that is named. Needs a runtime.
@@ -193,6 +197,7 @@ fn terms(settings: &Settings, listener: &config::Listener) -> Terms {
             config::ListenerTls::Implicit => TlsOffer::Implicit,
         },
         line_endings: LineEndings::Refuse,
+        xclient_from: listener.xclient_from.clone(),
         limits: Limits {
             message_size: limits.message_size,
             recipients_per_message: limits.recipients_per_message,

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::auth::{self, Examination, Extent, Findings, Ipv6, Rule52};
+use crate::auth::{self, Auth, Examination, Extent, Findings, Ipv6, Rule52};
 use crate::clock::Timestamp;
 use crate::decision::{Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via};
 use crate::delivery::{Opening, Taken, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
 use crate::limits::{self, Addressed, Candour, Client, Due, Limit, Owner};
+use crate::mail::chain::{Chain, Origin};
 use crate::mail::firewall::{Screen, Trust};
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Recipient, RemoteReply, Sender, SessionId, Status,
@@ -86,6 +87,9 @@ pub(super) struct Connection {
     examination: Option<Box<Examination>>,
     /// What was found out about the message that is being taken.
     findings: Option<Examined>,
+    /// Where its connector looks past servers of the tenant's own (rule 40), and whom it came from then.
+    chain: Option<Chain>,
+    origin: Option<Origin>,
     /// When the message under way must be whole.
     body_until: Option<Instant>,
     /// The message could not be kept in the spool while it came in.
@@ -142,6 +146,8 @@ impl Connection {
             screen: Screen::default(),
             examination: None,
             findings: None,
+            chain: None,
+            origin: None,
             body_until: None,
             not_kept: None,
             started: Instant::now(),
@@ -201,6 +207,11 @@ impl Connection {
                     wire = self.start_tls(wire, &answer).await?;
                     Action::Continue
                 }
+                Action::Introduce(answer) => {
+                    self.meet_anew();
+                    self.say(&mut wire, &answer);
+                    self.listen(&mut wire).await?
+                }
                 Action::ReadBody(read) => self.read_body(&mut wire, read).await?,
                 Action::Store(open) => {
                     let input = self.conclude(*open).await;
@@ -213,6 +224,13 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// A trusted peer speaks for this client from now on: its rates are counted, not the peer's.
+    fn meet_anew(&mut self) {
+        let peer = self.session.peer();
+        self.client = Client::new(peer.ip, &self.limits);
+        self.shared.reporter.note(&Event::Introduced { session: self.id, peer });
     }
 
     fn say(&mut self, wire: &mut Wire, answer: &Answer) {
@@ -479,19 +497,43 @@ impl Connection {
 
     /// With the first recipient: what is asked of the DNS comes beside the message.
     fn begin_examination(&mut self) {
-        if self.examination.is_some() || self.attribution != Attribution::Incoming {
+        let looks_past = self.looks_past_servers();
+        let examined = self.attribution == Attribution::Incoming || looks_past;
+        if self.examination.is_some() || !examined {
             return;
         }
         let peer = self.session.peer();
         let rule_52 = if peer.ip.is_ipv6() { Rule52::Applies } else { Rule52::Spared };
         let auth = self.shared.auth.load();
-        let Some(extent) = auth.extent(peer.ip, rule_52) else { return };
+        // Whom it came from is told by the message itself, and then whether that one is exempt.
+        let whole = (looks_past && auth.settings().enabled).then_some(Extent::Whole(rule_52));
+        let Some(extent) = whole.or_else(|| auth.extent(peer.ip, rule_52)) else { return };
         let sender = self.session.envelope().and_then(|open| open.sender.clone());
         let client = auth::Client { ip: peer.ip, helo: peer.helo.clone(), sender };
         self.examination = Some(Box::new(auth.begin(client, extent)));
     }
 
+    /// Rule 40.
+    fn looks_past_servers(&self) -> bool {
+        self.connector().is_some_and(|via| via.connector.skipping.is_on())
+    }
+
+    /// Whether a message by a connector that looks past servers is examined, now that its sender is known.
+    fn is_examined(&self, auth: &Auth) -> bool {
+        match &self.origin {
+            Some(origin) => auth.settings().applies_to(origin.ip),
+            None => {
+                let ip = self.session.peer().ip;
+                self.attribution == Attribution::Incoming && auth.settings().applies_to(ip)
+            }
+        }
+    }
+
     async fn examine_origin(&mut self) {
+        // Whom it came from the message itself will tell, after what is put in front of it.
+        if self.chain.is_some() {
+            return;
+        }
         let Some(examination) = &mut self.examination else { return };
         let findings = examination.origin().await.findings();
         let (extent, authserv_id) = (examination.extent(), examination.auth().authserv_id().into());
@@ -509,6 +551,9 @@ impl Connection {
     async fn judge_message(&mut self) -> Result<(), Reason> {
         let Some(examination) = self.examination.take() else { return Ok(()) };
         let (extent, auth) = (examination.extent(), examination.auth().clone());
+        if self.looks_past_servers() && !self.is_examined(&auth) {
+            return Ok(());
+        }
         // Rule 53
         let rule_52 = extent.rule_52() == Rule52::Applies && self.connector().is_none();
         let findings = Box::pin(examination.conclude()).await;
@@ -666,11 +711,51 @@ impl Connection {
     }
 
     async fn begin_body(&mut self) {
-        self.screen = self.shared.firewall.load().screen(self.trust());
+        self.begin_screen();
         let draft = self.shared.spool.draft();
         self.handover = self.begin_handover(draft.id()).await;
         self.draft = Some(draft);
         self.not_kept = None;
+    }
+
+    fn begin_screen(&mut self) {
+        let firewall = self.shared.firewall.load();
+        self.origin = None;
+        let skipping =
+            self.connector().map(|via| &via.connector.skipping).filter(|skipping| skipping.is_on());
+        let (screen, chain) = match skipping {
+            Some(skipping) => {
+                (firewall.screen_to_record(self.trust()), Chain::behind(skipping, self.session.peer().ip))
+            }
+            None => (firewall.screen(self.trust()), None),
+        };
+        (self.screen, self.chain) = (screen, chain);
+    }
+
+    /// The chain has been seen to its end: what it told is recorded, and counts where all recipients want it.
+    fn end_chain(&mut self, chain: Chain) {
+        let Some(origin) = chain.origin() else { return };
+        let recipients = self.session.envelope().map_or(&[][..], |open| &open.recipients);
+        let users = self.connector().map_or(&[][..], |via| &via.connector.skipping.users);
+        let counts =
+            users.is_empty() || recipients.iter().all(|recipient| users.contains(&recipient.address));
+        let firewall = self.shared.firewall.load();
+        let (names, recorded) = (firewall.origin_fields(), origin.recorded());
+        if counts {
+            self.screen.add(&format!("{}: {recorded}\r\n", names.original));
+            self.origin = Some(origin.clone());
+            if let Some(examination) = &mut self.examination {
+                examination.ask_about(origin.ip, &origin.helo);
+            }
+        }
+        self.screen.add(&format!("{}: {recorded}\r\n", names.skip_listed));
+        self.shared.reporter.note(&Event::OriginFound {
+            session: self.id,
+            peer: self.session.peer(),
+            ip: origin.ip,
+            helo: &origin.helo,
+            counts,
+        });
     }
 
     /// Whose word on a message's header fields counts.
@@ -797,6 +882,10 @@ impl Connection {
     }
 
     fn keep(&mut self, content: &[u8]) {
+        if let Some(mut chain) = self.chain.take() {
+            chain.push(content);
+            self.see_chain(chain);
+        }
         let Self { examination, screen, draft, handover, .. } = self;
         // As it came: what is taken out of it may have been signed (section 6).
         if let Some(examination) = examination {
@@ -805,8 +894,20 @@ impl Connection {
         screen.push(content, |part| keep_part(draft, handover, part));
     }
 
+    fn see_chain(&mut self, chain: Chain) {
+        if chain.is_over() {
+            self.end_chain(chain);
+        } else {
+            self.chain = Some(chain);
+        }
+    }
+
     /// The body is over: nothing more is held back.
     fn keep_rest(&mut self) {
+        if let Some(mut chain) = self.chain.take() {
+            chain.finish();
+            self.see_chain(chain);
+        }
         let Self { screen, draft, handover, .. } = self;
         screen.finish(|part| keep_part(draft, handover, part));
     }

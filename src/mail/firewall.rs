@@ -128,9 +128,9 @@ fn author_of(text: &[u8]) -> Author {
                     }
                 }
             },
-            b'\r' => {}
+            b'\r' if next == Some(b'\n') => {}
             // Folded, or over.
-            b'\n' => match next {
+            b'\r' | b'\n' => match next {
                 None => return Author::NotYet,
                 Some(b' ' | b'\t') => {}
                 Some(_) if author.is_empty() => return Author::Nobody,
@@ -157,6 +157,26 @@ fn author_of(text: &[u8]) -> Author {
 pub struct Firewall {
     from_outside: Arc<[FieldPattern]>,
     from_anybody: Arc<[FieldPattern]>,
+    /// What we write ourselves where the true sender of a message is recovered (rule 40).
+    origin_fields: OriginFields,
+}
+
+/// The names of the two fields that record the true sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginFields {
+    /// Where the recipients match.
+    pub original: Arc<str>,
+    /// Whoever they are.
+    pub skip_listed: Arc<str>,
+}
+
+impl Default for OriginFields {
+    fn default() -> Self {
+        Self {
+            original: "X-MS-Exchange-ExternalOriginalInternetSender".into(),
+            skip_listed: "X-MS-Exchange-SkipListedInternetSender".into(),
+        }
+    }
 }
 
 /// Whose message it is.
@@ -175,7 +195,16 @@ pub enum Trust {
 impl Firewall {
     /// `from_outside` goes from all mail but trusted connectors' and edges'; `from_anybody` from all.
     pub fn new(from_outside: Vec<FieldPattern>, from_anybody: Vec<FieldPattern>) -> Self {
-        Self { from_outside: from_outside.into(), from_anybody: from_anybody.into() }
+        let origin_fields = OriginFields::default();
+        Self { from_outside: from_outside.into(), from_anybody: from_anybody.into(), origin_fields }
+    }
+
+    pub fn recording(self, origin_fields: OriginFields) -> Self {
+        Self { origin_fields, ..self }
+    }
+
+    pub fn origin_fields(&self) -> &OriginFields {
+        &self.origin_fields
     }
 
     /// The screen for one message.
@@ -183,17 +212,25 @@ impl Firewall {
         let nothing: Arc<[FieldPattern]> = Arc::default();
         let (special, promotes) = match trust {
             Trust::Outside => (self.from_outside.clone(), false),
-            Trust::Connector => (nothing, true),
-            Trust::Edge => (nothing, false),
+            Trust::Connector => (nothing.clone(), true),
+            Trust::Edge => (nothing.clone(), false),
         };
-        Screen { patterns: [special, self.from_anybody.clone()], promotes, ..Screen::default() }
+        Screen { patterns: [special, self.from_anybody.clone(), nothing], promotes, ..Screen::default() }
+    }
+
+    /// The same where the true sender will be recorded: nobody else's record of it stays.
+    pub fn screen_to_record(&self, trust: Trust) -> Screen {
+        let mut screen = self.screen(trust);
+        let names = [&self.origin_fields.original, &self.origin_fields.skip_listed];
+        screen.patterns[2] = names.map(|name| FieldPattern::Name(name.as_ref().into())).into();
+        screen
     }
 }
 
 /// One message's way through the firewall.
 #[derive(Debug, Default)]
 pub struct Screen {
-    patterns: [Arc<[FieldPattern]>; 2],
+    patterns: [Arc<[FieldPattern]>; 3],
     promotes: bool,
     place: Place,
     /// The field under way is being taken out; whether the line in front of it ended in CRLF.
@@ -204,6 +241,8 @@ pub struct Screen {
     held: Vec<u8>,
     promoted: Vec<Box<[u8]>>,
     removed: u32,
+    /// Fields of ours, for the end of the header section.
+    added: Vec<u8>,
 }
 
 /// Where the next octet stands.
@@ -213,8 +252,6 @@ enum Place {
     #[default]
     Beginning,
     LineStart,
-    /// After a CR at a line start: the empty line, if LF follows.
-    EmptyLine,
     InLine,
     /// After a CR in a line.
     Cr,
@@ -247,10 +284,21 @@ impl Screen {
 
     /// The message is over: what was held back was no such field.
     pub fn finish(&mut self, mut keep: impl FnMut(&[u8])) {
+        let added = std::mem::take(&mut self.added);
+        if self.place != Place::Body && !added.is_empty() {
+            let in_line = matches!(self.place, Place::InLine | Place::Cr) && self.removing.is_none();
+            keep(if in_line { b"\r\n" } else { b"" });
+            keep(&added);
+        }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
             keep(&held);
         }
+    }
+
+    /// Puts fields of ours, whole lines, at the end of the header section; before that has come by.
+    pub fn add(&mut self, fields: &str) {
+        self.added.extend_from_slice(fields.as_bytes());
     }
 
     /// How many fields were taken out.
@@ -278,6 +326,7 @@ impl Screen {
                 Place::Beginning if matches!(octet, b' ' | b'\t') => {
                     // A continuation of nothing would continue the fields that we put in front: what no
                     // field begins is body.
+                    give(&std::mem::take(&mut self.added));
                     give(b"\r\n");
                     self.place = Place::Body;
                 }
@@ -292,10 +341,27 @@ impl Screen {
                         from = at;
                     }
                     match octet {
-                        b'\r' => {
-                            self.place = Place::EmptyLine;
-                            at += 1;
-                        }
+                        b'\r' => match content.get(at + 1) {
+                            None => {
+                                give(&content[from..at]);
+                                self.held = b"\r".to_vec();
+                                return;
+                            }
+                            Some(b'\n') if self.after_crlf => {
+                                if !self.added.is_empty() {
+                                    give(&content[from..at]);
+                                    give(&std::mem::take(&mut self.added));
+                                    from = at;
+                                }
+                                self.place = Place::Body;
+                            }
+                            // Whoever ends lines with half of CRLF (which only BINARYMIME lets through) has
+                            // not ended the header for everybody: it is watched further.
+                            Some(next) => {
+                                self.after_crlf = *next == b'\n';
+                                at += 1 + usize::from(*next == b'\n');
+                            }
+                        },
                         b'\n' => {
                             self.after_crlf = false;
                             at += 1;
@@ -322,17 +388,6 @@ impl Screen {
                             }
                         },
                     }
-                }
-                Place::EmptyLine if octet == b'\n' && self.after_crlf => {
-                    self.place = Place::Body;
-                    at += 1;
-                }
-                // Whoever ends lines with half of CRLF (which only BINARYMIME lets through) has not ended
-                // the header for everybody: it is watched further.
-                Place::EmptyLine => {
-                    self.place = Place::LineStart;
-                    self.after_crlf = octet == b'\n';
-                    at += usize::from(octet == b'\n');
                 }
                 Place::InLine => match memchr2(b'\r', b'\n', &content[at..]) {
                     None => at = content.len(),
@@ -529,6 +584,30 @@ mod tests {
             screen.finish(|part| kept += part.len());
             let all = line.len() + 1024 * 1024;
             assert_eq!(kept, if line.starts_with("S") || line == "X-Own" { all } else { 0 }, "{line}");
+        }
+    }
+
+    #[test]
+    fn fields_of_ours_stand_at_the_end_of_the_header() {
+        for (message, left) in [
+            ("A: b\r\n\r\nbody\r\n", "A: b\r\nOurs: 1\r\n\r\nbody\r\n"),
+            ("A: b\r\nX-Own: 1\r\n\r\n\r\n", "A: b\r\nOurs: 1\r\n\r\n\r\n"),
+            ("\r\nbody", "Ours: 1\r\n\r\nbody"),
+            ("A: b\r\n", "A: b\r\nOurs: 1\r\n"),
+            ("A: b", "A: b\r\nOurs: 1\r\n"),
+            ("X-Ow", "Ours: 1\r\nX-Ow"),
+            ("", "Ours: 1\r\n"),
+            (" x", "Ours: 1\r\n\r\n x"),
+        ] {
+            for cut in 0..=message.len() {
+                let mut screen = wall().screen(Trust::Outside);
+                screen.add("Ours: 1\r\n");
+                let mut out = Vec::new();
+                screen.push(&message.as_bytes()[..cut], |part| out.extend_from_slice(part));
+                screen.push(&message.as_bytes()[cut..], |part| out.extend_from_slice(part));
+                screen.finish(|part| out.extend_from_slice(part));
+                assert_eq!(String::from_utf8_lossy(&out), left, "{message:?} cut at {cut}");
+            }
         }
     }
 

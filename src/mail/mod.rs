@@ -4,6 +4,7 @@
 //! outside reasons. `clock` comes before; every other room comes after.
 
 mod address;
+pub mod chain;
 mod envelope;
 mod findings;
 pub mod firewall;

@@ -1,6 +1,6 @@
 //! Event: all that can happen to a connection, a message, a destination or the node itself.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::auth::Findings;
@@ -130,6 +130,20 @@ pub enum Event<'a> {
     HandshakeFailed {
         session: SessionId,
         why: &'a str,
+    },
+    /// A trusted peer speaks for this client from now on (XCLIENT).
+    Introduced {
+        session: SessionId,
+        peer: &'a Peer,
+    },
+    /// Whom a message came from before it came to servers of the tenant's own (rule 40); `counts` where all
+    /// recipients want that.
+    OriginFound {
+        session: SessionId,
+        peer: &'a Peer,
+        ip: IpAddr,
+        helo: &'a str,
+        counts: bool,
     },
     /// Bytes were pipelined behind STARTTLS (rule 63).
     InjectionDropped {

@@ -131,6 +131,12 @@ pub(super) fn write(event: &Event<'_>) {
             rejected = tls.rejected_certificate.as_deref().unwrap_or_default(),
         ),
         Event::HandshakeFailed { session, why } => info!(event = "handshake-failed", %session, why),
+        Event::Introduced { session, peer } => {
+            tracing::debug!(event = "introduced", %session, ip = %peer.ip, helo = peer.helo);
+        }
+        Event::OriginFound { session, peer, ip, helo, counts } => {
+            info!(event = "origin-found", %session, peer = %peer.ip, %ip, helo, counts);
+        }
         Event::InjectionDropped { session, bytes } => {
             warn!(event = "injection-dropped", %session, bytes, why = "pipelined behind STARTTLS");
         }

@@ -272,6 +272,8 @@ impl Metrics {
             | Event::Draining { .. }
             | Event::Stopped { .. }
             | Event::Secured { .. }
+            | Event::Introduced { .. }
+            | Event::OriginFound { .. }
             | Event::InjectionDropped { .. }
             | Event::Rerouted { .. }
             | Event::DestinationUp { .. }

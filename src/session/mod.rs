@@ -11,6 +11,8 @@ pub use limits::Limits;
 pub use phase::{OpenEnvelope, Session};
 pub use refusal::{answer_for, reply_for};
 
+use ipnet::IpNet;
+
 use crate::decision::{Admitted, Reason};
 use crate::mail::{MessageId, Region, RemoteReply, Sender, TlsFacts};
 use crate::smtp::body::{BodyRules, BodySummary, LineEndings};
@@ -58,6 +60,8 @@ pub enum Action {
     /// If bytes wait behind the command, close (rule 63). Else send it, do the handshake, then `Secured`;
     /// or, where that cannot even begin, `TlsNotReady` instead.
     StartTls(Answer),
+    /// Send it, and go on as `Say`: from now on the peer is the client that it spoke for.
+    Introduce(Answer),
     ReadBody(ReadBody),
     /// Commit the kept body with this envelope, or hand it over; then `Stored` or `HandedOver`.
     Store(Box<OpenEnvelope>),
@@ -137,5 +141,7 @@ pub struct Terms {
     pub hostname: Box<str>,
     pub tls: TlsOffer,
     pub line_endings: LineEndings,
+    /// Who may speak for other clients (XCLIENT).
+    pub xclient_from: Vec<IpNet>,
     pub limits: Limits,
 }

@@ -15,6 +15,7 @@ use crate::smtp::body::{BodyFault, BodyRules, BodySummary, Form};
 use crate::smtp::command::{Command, CommandError, MailFrom, RcptTo, RecipientPath};
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{Answer, Detail, Reply};
+use crate::smtp::xclient::Introduction;
 use crate::smtp::xtext;
 
 /// One inbound conversation.
@@ -24,6 +25,8 @@ pub struct Session {
     terms: Arc<Terms>,
     phase: Phase,
     faults: u32,
+    /// The peer may speak for other clients, and for one after the other.
+    may_introduce: bool,
     /// Why the session ends once its transaction is over: draining, or too old.
     leaving: Option<Reply>,
 }
@@ -118,7 +121,8 @@ impl OpenEnvelope {
 
 impl Session {
     pub fn new(peer: Peer, terms: Arc<Terms>) -> Self {
-        Self { peer, terms, phase: Phase::Connecting, faults: 0, leaving: None }
+        let may_introduce = terms.xclient_from.iter().any(|network| network.contains(&peer.ip));
+        Self { peer, terms, phase: Phase::Connecting, faults: 0, may_introduce, leaving: None }
     }
 
     pub fn on(&mut self, input: Input<'_>) -> Action {
@@ -272,6 +276,7 @@ impl Session {
             (_, Command::Rset) => self.stay(Phase::Ready, Reply::Reset),
 
             (phase, Command::StartTls) => self.start_tls(phase),
+            (phase, Command::Xclient(introduction)) => self.introduce(phase, introduction),
 
             (phase @ Phase::Greeted, Command::Bdat { octets, .. }) => {
                 self.swallow(phase, octets, Reply::HelloFirst)
@@ -344,7 +349,27 @@ impl Session {
 
     fn extensions(&self) -> Extensions {
         let starttls = self.peer.tls.is_none() && self.offers_starttls();
-        Extensions { message_size: self.terms.limits.message_size, starttls }
+        Extensions { message_size: self.terms.limits.message_size, starttls, xclient: self.may_introduce }
+    }
+
+    /// The session begins anew with another client (Postfix's XCLIENT_README). What the peer proved of itself
+    /// in TLS is not the client's to use.
+    fn introduce(&mut self, phase: Phase, introduction: Introduction) -> Action {
+        match phase {
+            phase if !self.may_introduce => self.refuse(phase, Reply::NotOffered),
+            Phase::Greeted | Phase::Ready => {
+                let Introduction { ip, helo, esmtp } = introduction;
+                self.peer.ip = ip.unwrap_or(self.peer.ip);
+                self.peer.helo = helo.unwrap_or_default();
+                self.peer.esmtp = esmtp.unwrap_or_default();
+                if let Some(tls) = &mut self.peer.tls {
+                    tls.verified_names.clear();
+                }
+                self.phase = Phase::Greeted;
+                Action::Introduce(Reply::Banner.into())
+            }
+            phase => self.refuse(phase, Reply::OutOfOrder),
+        }
     }
 
     fn offers_starttls(&self) -> bool {
@@ -617,6 +642,7 @@ mod tests {
             hostname: "edge1.eur.example.net".into(),
             tls: TlsOffer::StartTls,
             line_endings: LineEndings::Refuse,
+            xclient_from: Vec::new(),
             limits,
         };
         let mut session = Session::new(Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST)), Arc::new(terms));

@@ -3,6 +3,7 @@
 //! Owns the grammar of command lines (RFC 5321 §4.1, with SIZE, 8BITMIME, BINARYMIME, CHUNKING, SMTPUTF8
 //! and DSN). `line` cuts the lines; whether a command is allowed now is `session`'s to say.
 
+use super::xclient::Introduction;
 use super::xtext::{self, is_xtext};
 use crate::mail::{Address, BodyType, Domain, Notify, Ret, Sender};
 
@@ -30,6 +31,7 @@ pub enum Command<'a> {
     Quit,
     StartTls,
     Auth,
+    Xclient(Introduction),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -105,6 +107,7 @@ impl<'a> Command<'a> {
             b"QUIT" => alone(Self::Quit, rest),
             b"STARTTLS" => alone(Self::StartTls, rest),
             b"AUTH" => Ok(Self::Auth),
+            b"XCLIENT" => Introduction::parse(text(rest)?).map(Self::Xclient),
             _ => Err(CommandError::UnknownCommand),
         }
     }
@@ -126,7 +129,7 @@ fn argued<'a>(command: Command<'a>, rest: &[u8]) -> Result<Command<'a>, CommandE
 
 /// Underscores, single labels and bad literals are common and harmless; what would break the `Received`
 /// field that quotes the name is not.
-fn greeting_name(rest: &[u8]) -> Result<&str, CommandError> {
+pub(super) fn greeting_name(rest: &[u8]) -> Result<&str, CommandError> {
     let name = text(rest)?.trim_matches(' ');
     let fits = !name.is_empty() && name.len() <= NAME_LIMIT;
     if fits && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>,;\"\\".contains(&byte)) {

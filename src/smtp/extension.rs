@@ -4,6 +4,8 @@
 
 use std::io::Write as _;
 
+use super::xclient;
+
 /// What is offered on one connection at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extensions {
@@ -11,6 +13,8 @@ pub struct Extensions {
     pub message_size: u64,
     /// Whether STARTTLS may be used now: offered, and not yet in TLS (RFC 3207 §4.2).
     pub starttls: bool,
+    /// Whether this client may speak for others.
+    pub xclient: bool,
 }
 
 impl Extensions {
@@ -21,6 +25,12 @@ impl Extensions {
         if self.starttls {
             out.extend_from_slice(b"\r\n250-STARTTLS");
         }
-        out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-BINARYMIME\r\n250-CHUNKING\r\n250 SMTPUTF8");
+        out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-BINARYMIME\r\n250-CHUNKING\r\n");
+        if self.xclient {
+            out.extend_from_slice(b"250-");
+            out.extend_from_slice(xclient::OFFER);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"250 SMTPUTF8");
     }
 }

@@ -6,6 +6,7 @@
 pub mod line;
 pub mod xtext;
 pub mod command;
+pub mod xclient;
 pub mod reply;
 pub mod extension;
 pub mod body;
