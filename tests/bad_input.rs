@@ -23,6 +23,9 @@ fn behind_a_balancer() -> Edge {
         "listener = [{{ name = \"mx\", address = [\"{address}\"], tls = \"starttls\", \
          proxy_protocol_from = [\"127.0.0.0/8\"] }}]\n[deadlines]\nproxy_header = \"1s\""
     ))
+    .with(
+        "[auth]\nenabled = false\nipv6 = \"record\"\n[dns]\nservers = [\"127.0.0.1:1\"]\ntimeout = \"50ms\"",
+    )
     .start()
 }
 
