@@ -801,6 +801,17 @@ async fn damage_is_contained(dir: &Path, kept: &BTreeMap<MessageId, Vec<u8>>, to
         match live.get(id) {
             None => {
                 assert_ne!(recovered.findings, [], "{told}: {id} vanished without a word");
+                let half = &bytes[bytes.len() / 2..];
+                let other_half = &bytes[..bytes.len() / 2];
+                let rest = files_of(dir).into_iter().any(|(name, _)| {
+                    let file = std::fs::read(dir.join(name)).expect("readable");
+                    [half, other_half].into_iter().any(|part| memchr::memmem::find(&file, part).is_some())
+                });
+                assert!(
+                    rest,
+                    "{told}: {id} is gone, and nothing of it was set aside: {:?}",
+                    recovered.findings
+                );
                 harmed += 1;
             }
             Some(true) => harmed += 1,
@@ -865,8 +876,9 @@ async fn bodies_whose_records_are_gone_are_set_aside() {
 async fn a_torn_tail_is_cut_at_the_last_whole_record_and_said_once() {
     let dir = room();
     let (spool, _, _) = open(dir.path());
+    let mut last = MessageId::from_raw(0);
     for _ in 0..3 {
-        store(&spool, 1, &[b'x'; 900]).await.expect("stored");
+        last = store(&spool, 1, &[b'x'; 900]).await.expect("stored").envelope.id;
     }
     spool.tidy().await;
     let torn = copy_of(dir.path());
@@ -879,10 +891,67 @@ async fn a_torn_tail_is_cut_at_the_last_whole_record_and_said_once() {
     std::fs::write(&path, &bytes).expect("writable");
     let (again, recovered, _) = open(torn.path());
     assert_eq!(recovered.messages.len(), 2);
-    assert!(matches!(recovered.findings[..], [Finding::TornTail { .. }]), "{:?}", recovered.findings);
+    let [Finding::TornTail { id: Some(id), octets, kept_as: Some(kept_as), offset, .. }] =
+        &recovered.findings[..]
+    else {
+        panic!("{:?}", recovered.findings)
+    };
+    assert_eq!(*id, last);
+    let from = usize::try_from(*offset).expect("small");
+    let to = from + usize::try_from(*octets).expect("small");
+    assert_eq!(to, end + 1, "to the end of the record");
+    assert_eq!(std::fs::read(torn.path().join(kept_as)).expect("set aside"), bytes[from..to]);
     again.close().await;
-    let (_, recovered, _) = open(&copy_of(torn.path()).keep());
+    let next = copy_of(torn.path());
+    let (_, recovered, _) = open(next.path());
     assert_eq!((recovered.messages.len(), recovered.findings.len()), (2, 0));
+    assert!(next.path().join(kept_as).exists(), "yours to delete");
+}
+
+/// The header's own octets are lost: nothing says what it was, and it is set aside all the same.
+#[tokio::test]
+async fn an_unfinished_write_without_its_header_is_set_aside_too() {
+    let dir = room();
+    let (spool, _, _) = open(dir.path());
+    store(&spool, 1, b"before\r\n").await.expect("stored");
+    let torn = copy_of(dir.path());
+    let (name, _) =
+        files_of(torn.path()).into_iter().find(|(name, _)| name.starts_with("hot-")).expect("a segment");
+    let path = torn.path().join(name);
+    let mut bytes = std::fs::read(&path).expect("readable");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("not empty") + 1;
+    bytes[end + 100..end + 600].fill(b'x');
+    std::fs::write(&path, &bytes).expect("writable");
+    let (_again, recovered, _) = open(torn.path());
+    assert_eq!(recovered.messages.len(), 1);
+    let [Finding::TornTail { id: None, octets: 600, kept_as: Some(kept_as), .. }] = &recovered.findings[..]
+    else {
+        panic!("{:?}", recovered.findings)
+    };
+    assert_eq!(std::fs::read(torn.path().join(kept_as)).expect("set aside"), bytes[end..end + 600]);
+}
+
+/// However often the power fails, what is set aside is bounded.
+#[tokio::test]
+async fn what_is_set_aside_is_bounded() {
+    let mut place = room();
+    for _ in 0..40 {
+        let (spool, _, _) = open(place.path());
+        store(&spool, 1, &[b'x'; 500]).await.expect("stored");
+        spool.tidy().await;
+        let torn = copy_of(place.path());
+        let newest = files_of(torn.path()).into_iter().rfind(|(name, _)| name.starts_with("hot-"));
+        let path = torn.path().join(newest.expect("a segment").0);
+        let mut bytes = std::fs::read(&path).expect("readable");
+        let end = bytes.iter().rposition(|byte| *byte != 0).expect("not empty");
+        bytes[end] ^= 1;
+        std::fs::write(&path, &bytes).expect("writable");
+        place = torn;
+    }
+    let (_spool, recovered, _) = open(place.path());
+    assert!(matches!(recovered.findings[..], [Finding::TornTail { kept_as: Some(_), .. }]));
+    let torn = files_of(place.path()).into_iter().filter(|(name, _)| name.starts_with("torn-")).count();
+    assert_eq!(torn, 16, "the latest ones");
 }
 
 // ---- what the spool promises while all is well ----

@@ -103,6 +103,8 @@ pub(super) struct SegmentHeader {
     pub(super) salt: u64,
     /// The largest name given so far: names rise even when every message is gone.
     pub(super) highest_id: u64,
+    /// All behind this header was zero: what is found there was written to this segment.
+    pub(super) blank: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -120,7 +122,7 @@ impl SegmentHeader {
         let mut copy = Vec::with_capacity(SEGMENT_HEADER_USED);
         copy.extend(SEGMENT_MAGIC);
         copy.extend(SEGMENT_VERSION.to_le_bytes());
-        copy.extend([self.log.code(), 0]);
+        copy.extend([self.log.code(), u8::from(self.blank)]);
         copy.extend(self.number.to_le_bytes());
         copy.extend(self.salt.to_le_bytes());
         copy.extend(self.highest_id.to_le_bytes());
@@ -155,7 +157,9 @@ impl SegmentHeader {
         }
         let log = LogName::BOTH.into_iter().find(|log| log.code() == fields[10])?;
         let (number, salt, highest_id) = (u64_at(fields, 12), u64_at(fields, 20), u64_at(fields, 28));
-        Some(Self { log, number, salt, highest_id })
+        // Of a segment that was begun before there was this mark nothing is known.
+        let blank = fields[11] == 1;
+        Some(Self { log, number, salt, highest_id, blank })
     }
 }
 
@@ -431,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_segment_header_survives_the_loss_of_one_copy() {
-        let header = SegmentHeader { log: LogName::Deferred, number: 7, salt: 8, highest_id: 9 };
+        let header = SegmentHeader { log: LogName::Deferred, number: 7, salt: 8, highest_id: 9, blank: true };
         let block = header.encode();
         assert_eq!(SegmentHeader::decode(&block), HeaderRead::Whole(header));
         for at in [0, 10, 20, SECOND_COPY + 20] {

@@ -221,7 +221,7 @@ impl Spool {
             io::ErrorKind::WouldBlock => Error::InUse,
             _ => Error::Io(error),
         })?;
-        let mut found = recovery::recover(&disk)?;
+        let mut found = recovery::recover(&disk, settings.min_free_bytes)?;
         let mut writer = Writer {
             hot: None,
             deferred: None,

@@ -349,7 +349,8 @@ impl Inner {
             drop(writer);
             return self.disk.remove(&name);
         };
-        let spare = Spare { number: writer.next_number, file_bytes: self.settings.segment_bytes };
+        let spare =
+            Spare { number: writer.next_number, file_bytes: self.settings.segment_bytes, blank: false };
         writer.next_number += 1;
         drop(writer);
         self.disk.rename(&name, &spare_name(spare.number))?;

@@ -4,7 +4,7 @@
 //! Everything it keeps is synced before it is relied on: an earlier run may have been killed before its sync.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile};
@@ -16,11 +16,17 @@ use super::format::{
 };
 use super::index::{Entry, Index, Segment, Stage};
 use super::progress::{Open, RecipientProgress};
-use super::segment::{Rolled, Spare};
+use super::segment::{Rolled, Spare, is_full};
 use crate::mail::{Envelope, MessageId};
 
 /// Reading ahead while a segment is searched.
 const WINDOW_BYTES: usize = 1024 * 1024;
+/// Looked at as one when zeros are skipped.
+const BLOCK_BYTES: usize = 4096;
+
+/// Unfinished writes that are set aside: so many files, of so many octets together, the latest ones.
+const TORN_FILES: usize = 16;
+const TORN_BYTES: u64 = 32 * 1024 * 1024;
 
 /// What an earlier run left.
 #[derive(Debug, Default)]
@@ -45,9 +51,14 @@ pub struct RecoveredMessage {
 /// Something on disk that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    /// The last write before a crash, never acknowledged: cut off.
-    #[error("{segment}: an unfinished write at {offset} was cut off")]
-    TornTail { segment: String, offset: u64 },
+    /// Most likely the last write before a crash, never acknowledged: cut off. Where nothing was synced after
+    /// it, damage to what was acknowledged looks the same.
+    #[error(
+        "{segment}: an unfinished write{} at {offset} was cut off; its {octets} octets {}",
+        of(id),
+        kept(kept_as)
+    )]
+    TornTail { segment: String, offset: u64, id: Option<MessageId>, octets: u64, kept_as: Option<String> },
     #[error("{segment}: damaged record at {offset}{}; {octets} octets skipped{}", of(id), others(*more))]
     Damaged {
         segment: String,
@@ -71,6 +82,10 @@ pub enum Finding {
 
 fn of(id: &Option<MessageId>) -> String {
     id.map(|id| format!(" of message {id}")).unwrap_or_default()
+}
+
+fn kept(name: &Option<String>) -> String {
+    name.as_ref().map_or("are gone: there was no room for them".to_owned(), |name| format!("are in {name}"))
 }
 
 fn others(more: bool) -> &'static str {
@@ -124,19 +139,23 @@ struct Building {
     also_hot: bool,
 }
 
-pub(super) fn recover(disk: &Disk) -> io::Result<Found> {
+/// `min_free_bytes` must stay free whatever is set aside.
+pub(super) fn recover(disk: &Disk, min_free_bytes: u64) -> io::Result<Found> {
     let mut found = Found::default();
+    let mut torn = Torn { disk, min_free_bytes, files: Vec::new() };
     let mut items = Vec::new();
     let mut bodies = BTreeMap::new();
     let mut drafts = BTreeMap::new();
     let mut directory_changed = false;
-    for (name, len) in disk.list()? {
+    let names = disk.list()?;
+    torn.files.extend(names.iter().filter(|(name, _)| name.starts_with(TORN)).cloned());
+    for (name, len) in names {
         if let Some((log, number)) = LogName::parse_segment_name(&name) {
             found.highest_number = found.highest_number.max(number);
-            directory_changed |= read_segment(disk, &mut found, &mut items, &name, log, number, len)?;
+            directory_changed |= read_segment(&mut torn, &mut found, &mut items, &name, log, number, len)?;
         } else if let Some(number) = parse_spare_name(&name) {
             found.highest_number = found.highest_number.max(number);
-            found.spares.push(Spare { number, file_bytes: len });
+            found.spares.push(Spare { number, file_bytes: len, blank: false });
         } else if let Some(id) = parse_body_name(&name) {
             found.highest_id = found.highest_id.max(id.raw());
             bodies.insert(id, len);
@@ -174,9 +193,67 @@ pub(super) fn recover(disk: &Disk) -> io::Result<Found> {
     Ok(found)
 }
 
+const TORN: &str = "torn-";
+
+/// Where unfinished writes are set aside: nobody can be sure that they were not promised.
+struct Torn<'a> {
+    disk: &'a Disk,
+    min_free_bytes: u64,
+    /// Those that are there, with their lengths; the oldest first.
+    files: Vec<(String, u64)>,
+}
+
+impl Torn<'_> {
+    /// Copies a stretch of a segment to a file of its own, durable before anything is cut off. `None` when
+    /// there is no room for it.
+    fn set_aside(
+        &mut self,
+        file: &DiskFile,
+        segment: &str,
+        at: u64,
+        octets: u64,
+    ) -> io::Result<Option<String>> {
+        let name = format!("{TORN}{segment}-{at:08x}");
+        if self.files.iter().any(|(there, _)| *there == name) {
+            return Ok(Some(name));
+        }
+        if octets > TORN_BYTES {
+            return Ok(None);
+        }
+        while self.files.len() >= TORN_FILES
+            || self.files.iter().map(|(_, len)| len).sum::<u64>() + octets > TORN_BYTES
+        {
+            let (oldest, _) = self.files.remove(0);
+            self.disk.remove(&oldest)?;
+        }
+        if self.disk.free_bytes()? < self.min_free_bytes.saturating_add(octets) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; usize::try_from(octets).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, at)?;
+        let copied = (|| {
+            let copy = self.disk.create(&name)?;
+            self.disk.write(&copy, 0, &mut [IoSlice::new(&bytes)])?;
+            self.disk.sync(&copy)?;
+            self.disk.sync_directory()
+        })();
+        match copied {
+            Ok(()) => {
+                self.files.push((name.clone(), octets));
+                Ok(Some(name))
+            }
+            Err(error) if is_full(&error) => {
+                let _ = self.disk.remove(&name);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Says whether the directory changed.
 fn read_segment(
-    disk: &Disk,
+    torn: &mut Torn<'_>,
     found: &mut Found,
     items: &mut Vec<Item>,
     name: &str,
@@ -184,6 +261,7 @@ fn read_segment(
     number: u64,
     len: u64,
 ) -> io::Result<bool> {
+    let disk = torn.disk;
     let file = disk.open(name)?;
     let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
     if len >= SEGMENT_HEADER_BYTES {
@@ -212,6 +290,7 @@ fn read_segment(
     };
     found.highest_id = found.highest_id.max(header.highest_id);
     let mut reader = SegmentReader::new(&file, header.salt, len);
+    reader.was_blank = header.blank;
     let mut damaged = false;
     let (used, offsets) = match reader.sealed_index() {
         SealedIndex::Whole { entries, used } => {
@@ -243,6 +322,7 @@ fn read_segment(
                     scan.synced_to
                 }
             };
+            let blank = header.blank && scan.bad.is_empty();
             for spot in scan.bad {
                 if spot.offset < boundary || spot.certain {
                     damaged = true;
@@ -268,10 +348,10 @@ fn read_segment(
                         items.push(Item { log, at, header, content });
                     }
                 } else {
-                    found
-                        .recovered
-                        .findings
-                        .push(Finding::TornTail { segment: segment_name(), offset: spot.offset });
+                    let BadSpot { offset, id, octets, .. } = spot;
+                    let kept_as = torn.set_aside(&file, name, offset, octets)?;
+                    let segment = segment_name();
+                    found.recovered.findings.push(Finding::TornTail { segment, offset, id, octets, kept_as });
                 }
             }
             let offsets: Vec<u32> = scan.whole.iter().map(|(offset, ..)| *offset).collect();
@@ -288,7 +368,7 @@ fn read_segment(
             }
             if log == LogName::Hot && scan.end == SEGMENT_HEADER_BYTES && !scan.has_index && !damaged {
                 // Never used: its blocks serve again, or a few restarts on a full disk would use up the reserve.
-                let spare = Spare { number, file_bytes: len };
+                let spare = Spare { number, file_bytes: len, blank };
                 disk.rename(name, &spare_name(number))?;
                 found.spares.push(spare);
                 return Ok(true);
@@ -502,6 +582,8 @@ pub(super) struct SegmentReader<'a> {
     pub(super) file: &'a DiskFile,
     pub(super) salt: u64,
     pub(super) len: u64,
+    /// All behind the header was zero when the segment began.
+    was_blank: bool,
     window: Vec<u8>,
     window_at: u64,
 }
@@ -543,7 +625,7 @@ struct BadSpot {
 
 impl<'a> SegmentReader<'a> {
     pub(super) fn new(file: &'a DiskFile, salt: u64, len: u64) -> Self {
-        Self { file, salt, len, window: Vec::new(), window_at: 0 }
+        Self { file, salt, len, was_blank: false, window: Vec::new(), window_at: 0 }
     }
 
     fn sealed_index(&mut self) -> SealedIndex {
@@ -599,7 +681,21 @@ impl<'a> SegmentReader<'a> {
                     Some(header) => (header, true),
                     None => {
                         let Some(next) = self.next_header(at + 1)? else {
-                            // Zeros or an older use of the file: the end. Anything else there was never whole.
+                            // Zeros, or an older use of the file: the end. In a file that was blank anything
+                            // else was written without coming to its end, or has lost its header.
+                            if self.was_blank
+                                && let Some(end) = self.last_written(at)?
+                            {
+                                scan.bad.push(BadSpot {
+                                    offset: at,
+                                    id: None,
+                                    octets: end - at,
+                                    more: true,
+                                    lost: false,
+                                    salvage: None,
+                                    certain: false,
+                                });
+                            }
                             break;
                         };
                         scan.bad.push(BadSpot {
@@ -697,6 +793,23 @@ impl<'a> SegmentReader<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Behind the last octet that is not zero, if there is any from here on.
+    fn last_written(&mut self, from: u64) -> io::Result<Option<u64>> {
+        let mut end = None;
+        let mut at = from;
+        while at < self.len {
+            let want = usize::try_from(self.len - at).map_or(WINDOW_BYTES, |rest| rest.min(WINDOW_BYTES));
+            for (block, place) in self.bytes(at, want)?.chunks(BLOCK_BYTES).zip((at..).step_by(BLOCK_BYTES)) {
+                // Without an early end, since nearly all of it is zeros.
+                if block.iter().fold(0, |all, byte| all | byte) != 0 {
+                    end = block.iter().rposition(|byte| *byte != 0).map(|last| place + last as u64 + 1);
+                }
+            }
+            at += want as u64;
+        }
+        Ok(end)
     }
 
     fn crc(&mut self, from: u64, to: u64) -> io::Result<u32> {

@@ -65,6 +65,8 @@ pub(super) struct Writer {
 pub(super) struct Spare {
     pub(super) number: u64,
     pub(super) file_bytes: u64,
+    /// Nothing was ever written to it.
+    pub(super) blank: bool,
 }
 
 #[derive(Debug)]
@@ -206,7 +208,8 @@ impl Writer {
         let number = self.next_number;
         self.next_number += 1;
         let salt = self.chance.next_u64();
-        let header = SegmentHeader { log, number, salt, highest_id: highest_id.raw() };
+        let (blank, highest_id) = (spare.blank, highest_id.raw());
+        let header = SegmentHeader { log, number, salt, highest_id, blank };
         let (from, name) = (spare_name(spare.number), log.segment_name(number));
         let made = (|| {
             let file = disk.open(&from)?;
@@ -275,7 +278,7 @@ impl Writer {
             let _ = disk.remove(&name);
             return Err(error);
         }
-        Ok(Spare { number, file_bytes: bytes })
+        Ok(Spare { number, file_bytes: bytes, blank: true })
     }
 }
 
