@@ -20,7 +20,8 @@ use landfall::spool::{
 };
 use tempfile::TempDir;
 
-const SEGMENT_BYTES: u64 = 16 * 1024;
+/// Its hot log has files of half that.
+const SEGMENT_BYTES: u64 = 32 * 1024;
 const SECTOR_BYTES: usize = 512;
 
 fn settings(dir: &Path) -> Settings {
@@ -996,6 +997,76 @@ async fn one_straggler_per_segment_does_not_hold_the_space_of_the_rest() {
     let (_, recovered, _) = open(copy.path());
     let progress: Vec<_> = recovered.messages.iter().map(|message| message.progress[0].attempts).collect();
     assert_eq!(progress, vec![1; stragglers.len()], "what was rewritten kept its progress");
+}
+
+/// Rule 60 and the bound on space, while mail flows and nothing rests.
+#[tokio::test]
+async fn the_spool_stays_within_its_bound_while_mail_flows() {
+    let dir = room();
+    let (disk, _) = Disk::recording(dir.path()).expect("a directory");
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let segment_bytes = 128 * 1024;
+    let settings = Settings { segment_bytes, ..settings(dir.path()) };
+    let (spool, _) = Spool::open_on(disk, settings, clock).expect("it opens");
+    let mut chance = Chance::from_seed(12);
+    let mut under_way: VecDeque<MessageId> = VecDeque::new();
+    let (mut highest, mut stored) = (0, 0_u64);
+    for round in 0..3_000_u64 {
+        // Now and then one with a file of its own, and one that stays.
+        let len = if round % 40 == 7 { 9_000 } else { 200 + chance.below(2_300) };
+        let bytes = body(&mut chance, usize::try_from(len).expect("small"));
+        let id = store(&spool, 1, &bytes).await.expect("stored").envelope.id;
+        stored += len;
+        if round % 60 == 0 {
+            spool.record(id, &[deferred(0, 1)]);
+        } else {
+            under_way.push_back(id);
+        }
+        // What comes in goes on a little later; sometimes the next hop is slow, and then it catches up.
+        let slow = (round / 500) % 2 == 1;
+        while under_way.len() > if slow { 300 } else { 5 } {
+            spool.record(under_way.pop_front().expect("more than none"), &[ended(0)]);
+        }
+        if round % 7 == 0 {
+            spool.tidy_in_flow().await;
+            let state = spool.state();
+            let bound = 2 * state.live_bytes + 2 * segment_bytes;
+            let told = format!("{} bytes on disk in round {round}, bound {bound}", state.bytes_on_disk);
+            assert!(state.bytes_on_disk <= bound, "{told}");
+            highest = highest.max(state.bytes_on_disk);
+        }
+    }
+    assert!(stored > 3 * highest, "far more passed through than was ever kept: {stored}, {highest}");
+}
+
+#[tokio::test]
+async fn the_pressure_does_not_turn_with_each_message_at_the_edge() {
+    let dir = room();
+    let (disk, recorder) = Disk::recording(dir.path()).expect("a directory");
+    let clock = Clock::starting_at(Timestamp::from_millis(1_800_000_000_000));
+    let min_free = 512 * 1024;
+    let settings = Settings { min_free_bytes: min_free, ..settings(dir.path()) };
+    let (spool, _) = Spool::open_on(disk, settings, clock).expect("it opens");
+    // A spool with nothing to deliver would give its reserve back.
+    store(&spool, 1, b"waits\r\n").await.expect("stored");
+    spool.tidy().await;
+    let used = spool.state().bytes_on_disk;
+    let mut pressure = spool.pressure();
+    let mut turns = 0;
+    let mut free_at = async |free: u64| {
+        recorder.limit(used + free);
+        spool.tidy().await;
+        turns += usize::from(pressure.has_changed().expect("the spool is there"));
+        *pressure.borrow_and_update()
+    };
+    assert_eq!(free_at(min_free + 64 * 1024).await, Pressure::Free);
+    for _ in 0..5 {
+        assert_eq!(free_at(min_free - 8 * 1024).await, Pressure::Full);
+        assert_eq!(free_at(min_free + 16 * 1024).await, Pressure::Full, "hardly enough");
+    }
+    assert_eq!(free_at(min_free + 200 * 1024).await, Pressure::Free);
+    assert_eq!(free_at(min_free + 16 * 1024).await, Pressure::Free, "not short yet");
+    assert_eq!(turns, 2);
 }
 
 fn files_and_spares(dir: &Path) -> usize {

@@ -312,7 +312,7 @@ impl Inner {
 
     fn lead(self: &Arc<Self>) {
         let guard = LeaderGuard(self);
-        let limit = BATCH_BYTES.min(self.settings.segment_bytes);
+        let limit = BATCH_BYTES.min(self.settings.segment_bytes / 2);
         loop {
             let mut waiting = self.gather(self.waiting());
             let Some(batch) = waiting.take(limit) else {
@@ -383,7 +383,7 @@ impl Inner {
         for flush in flushes {
             let _ = flush.send(());
         }
-        if nearly_full || rolled || self.index().dead_bodies.len() >= super::reclaim::DEAD_BODIES_LIMIT {
+        if nearly_full || rolled || self.has_many_dead_bodies(&self.index()) {
             self.keeper.notify_one();
         }
     }

@@ -20,6 +20,7 @@ pub(super) struct Index {
     pub(super) quarantined: u64,
     /// Bodies of finished messages, to be removed once the record of their end is durable.
     pub(super) dead_bodies: Vec<MessageId>,
+    pub(super) dead_body_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -106,6 +107,7 @@ impl Index {
             && entry.own_file_bytes > 0
         {
             self.dead_bodies.push(id);
+            self.dead_body_bytes += entry.own_file_bytes;
         }
     }
 
@@ -145,6 +147,11 @@ impl Index {
 
     pub(super) fn log_segments(&self, log: LogName) -> impl Iterator<Item = (u64, &Segment)> {
         self.segments.range((log, 0)..=(log, u64::MAX)).map(|(key, segment)| (key.1, segment))
+    }
+
+    /// All files but the spares.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segment_bytes() + self.live.own_file_bytes + self.dead_body_bytes
     }
 
     pub(super) fn segment_bytes(&self) -> u64 {

@@ -50,10 +50,12 @@ const TICK: Duration = Duration::from_secs(15);
 const TICK_WHEN_FULL: Duration = Duration::from_secs(1);
 /// Closing waits this long for what is still to be written.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// By this part more than the watermark must be free before mail is taken again.
+const EASE_PART: u64 = 8;
 /// What is short after a write that did not fit.
 const NO_ROOM: &str = "a write found no room on the disk";
 /// Bounds for a segment: large enough for one record, small enough for 32-bit offsets.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 16 * 1024..=1024 * 1024 * 1024;
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -185,6 +187,8 @@ struct Inner {
     failed: AtomicBool,
     failure: OnceLock<String>,
     closed: AtomicBool,
+    /// Names of bodies are gone, and not durably yet.
+    removed_bodies: AtomicBool,
     keeper: Arc<Notify>,
     commits: AtomicU64,
     refused_drafts: AtomicU64,
@@ -231,6 +235,7 @@ impl Spool {
             sequence: found.highest_sequence,
             chance: Chance::from_os(),
             segment_bytes: settings.segment_bytes,
+            hot_bytes: settings.segment_bytes / 2,
             min_free_bytes: settings.min_free_bytes,
             rolled: found.rolled,
             owed: Vec::new(),
@@ -240,7 +245,7 @@ impl Spool {
         found.spares.sort_by_key(|spare| std::cmp::Reverse(spare.file_bytes));
         for spare in found.spares {
             // Others an earlier run did not finish, or made for another size.
-            let fits = (*SEGMENT_BYTES.start()..=settings.segment_bytes).contains(&spare.file_bytes);
+            let fits = (segment::SMALLEST_BYTES..=settings.segment_bytes / 2).contains(&spare.file_bytes);
             if fits && writer.spares.len() < reclaim::SPARES_IN_FLOW {
                 writer.spares.push(spare);
             } else {
@@ -271,6 +276,7 @@ impl Spool {
             failed: AtomicBool::new(false),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
+            removed_bodies: AtomicBool::new(false),
             keeper: Arc::default(),
             commits: AtomicU64::new(0),
             refused_drafts: AtomicU64::new(0),
@@ -356,11 +362,7 @@ impl Spool {
 
     pub fn state(&self) -> State {
         let inner = &self.inner;
-        let spare_bytes: u64 = {
-            let writer = inner.writer();
-            let spares: u64 = writer.spares.iter().map(|spare| spare.file_bytes).sum();
-            spares + writer.next_hot.as_ref().map_or(0, |next| next.file_bytes)
-        };
+        let spare_bytes = inner.writer().spare_bytes();
         let pressure = *inner.pressure.borrow();
         let index = inner.index();
         State {
@@ -368,7 +370,7 @@ impl Spool {
             live_bytes: index.live.bytes,
             quarantined: index.quarantined,
             segments: index.segments.len() as u64,
-            bytes_on_disk: index.segment_bytes() + spare_bytes + index.live.own_file_bytes,
+            bytes_on_disk: index.bytes() + spare_bytes,
             syncs: inner.disk.syncs(),
             commits: inner.commits.load(Ordering::Relaxed),
             bytes_written: inner.disk.bytes_written(),
@@ -388,6 +390,14 @@ impl Spool {
         }
         let inner = self.inner.clone();
         let tidied = tokio::task::spawn_blocking(move || while inner.keep(Pace::Rest) {});
+        tidied.await.expect("tidying does not panic");
+    }
+
+    /// What tidying does while mail flows, and no more, to its end.
+    #[doc(hidden)]
+    pub async fn tidy_in_flow(&self) {
+        let inner = self.inner.clone();
+        let tidied = tokio::task::spawn_blocking(move || while inner.keep(Pace::Flow) {});
         tidied.await.expect("tidying does not panic");
     }
 
@@ -445,11 +455,15 @@ impl Inner {
     fn has_room(&self) -> bool {
         let free = self.disk.free_bytes().unwrap_or(0);
         let disk = free >= self.settings.min_free_bytes;
-        if !disk {
+        // Once it was short, there must be clearly enough again: it should not turn with each message.
+        let ease = if *self.pressure.borrow() == Pressure::Full { 1 } else { 0 };
+        let wanted = self.settings.min_free_bytes + ease * self.settings.min_free_bytes / EASE_PART;
+        let memory = self.settings.draft_memory_bytes.saturating_mul(2);
+        if free < wanted {
             self.is_short("less than min_free is left on the disk");
         } else if self.short_of_segments.load(Ordering::Acquire) {
             self.is_short("the disk has no room for another segment");
-        } else if self.budget.used() >= self.settings.draft_memory_bytes.saturating_mul(2) {
+        } else if self.budget.used() >= memory - ease * memory / EASE_PART {
             // Drafts spill above the budget; at twice that, other contents must go first.
             self.is_short("messages on their way hold twice draft_memory");
         } else {

@@ -15,7 +15,7 @@ use super::format::{
     Kind, Location, LogName, MessageMeta, QuarantineMeta, RECORD_HEADER_BYTES, RecordHeader,
     SEGMENT_HEADER_BYTES, body_name, draft_name, encode_trailer, push_index_entry, spare_name,
 };
-use super::index::{Entry, Stage};
+use super::index::{Entry, Index, Stage};
 use super::progress::RecipientProgress;
 use super::recovery::{SegmentReader, merge_progress};
 use super::segment::{AppendError, Outgoing, Purpose, Rolled, Spare, Tail, is_full};
@@ -24,6 +24,8 @@ use crate::mail::MessageId;
 
 /// So many bodies of finished messages wait before a sync is spent on them alone.
 pub(super) const DEAD_BODIES_LIMIT: usize = 64;
+/// Or this part of a segment.
+const DEAD_BODIES_PART: u64 = 2;
 /// Rewriting holds the writer's lock for about this much at a time.
 const REWRITE_BYTES: u64 = 512 * 1024;
 /// Kept while mail flows, to be recycled; at rest the reserve alone stays.
@@ -234,10 +236,16 @@ impl Inner {
         }
     }
 
+    pub(super) fn has_many_dead_bodies(&self, index: &Index) -> bool {
+        index.dead_bodies.len() >= DEAD_BODIES_LIMIT
+            || index.dead_body_bytes >= self.settings.segment_bytes / DEAD_BODIES_PART
+    }
+
     /// Segments at the front of each log with nothing alive in them, and bodies of finished messages.
     fn free_finished(&self, pace: Pace) -> io::Result<bool> {
         let mut finished = Vec::new();
         let mut bodies = Vec::new();
+        let mut body_bytes = 0;
         {
             let mut index = self.index();
             for log in LogName::BOTH {
@@ -246,8 +254,9 @@ impl Inner {
                     .take_while(|(_, segment)| segment.stage == Stage::Sealed && segment.live_messages == 0);
                 finished.extend(dead.map(|(number, segment)| (log, number, segment.damaged)));
             }
-            if pace == Pace::Rest || index.dead_bodies.len() >= DEAD_BODIES_LIMIT || !finished.is_empty() {
+            if pace == Pace::Rest || self.has_many_dead_bodies(&index) || !finished.is_empty() {
                 bodies = std::mem::take(&mut index.dead_bodies);
+                body_bytes = index.dead_body_bytes;
             }
         }
         if finished.is_empty() && bodies.is_empty() {
@@ -265,8 +274,13 @@ impl Inner {
                 }
             }
         }
-        if !bodies.is_empty() && !finished.is_empty() {
-            // A body whose record is gone looks like one that was promised and lost its record.
+        if !bodies.is_empty() {
+            self.index().dead_body_bytes -= body_bytes;
+            self.removed_bodies.store(true, Ordering::Release);
+        }
+        if !finished.is_empty() && self.removed_bodies.swap(false, Ordering::AcqRel) {
+            // A body whose record is gone looks like one that was promised and lost its record. It may have been
+            // removed rounds ago: nobody has synced the directory since.
             self.disk.sync_directory()?;
         }
         for (log, number, damaged) in finished {
@@ -350,7 +364,7 @@ impl Inner {
             return self.disk.remove(&name);
         };
         let spare =
-            Spare { number: writer.next_number, file_bytes: self.settings.segment_bytes, blank: false };
+            Spare { number: writer.next_number, file_bytes: self.settings.segment_bytes / 2, blank: false };
         writer.next_number += 1;
         drop(writer);
         self.disk.rename(&name, &spare_name(spare.number))?;
@@ -365,34 +379,38 @@ impl Inner {
         Ok(())
     }
 
+    /// At rest the reserve alone stays; while mail flows, as many more as the bound has room for.
     fn trim_spares(&self, pace: Pace) -> io::Result<()> {
-        if pace == Pace::Rest {
-            loop {
-                let spare = {
-                    let mut writer = self.writer();
-                    if writer.spares.len() <= SPARES_AT_REST {
-                        return Ok(());
-                    }
-                    writer.spares.pop().expect("more than one")
+        loop {
+            let spare = {
+                let mut writer = self.writer();
+                let bound = {
+                    let index = self.index();
+                    (2 * (index.live.bytes + self.settings.segment_bytes)).saturating_sub(index.bytes())
                 };
-                self.disk.remove(&spare_name(spare.number))?;
-            }
+                let fits = pace == Pace::Flow && writer.spare_bytes() <= bound;
+                if fits || writer.spares.len() <= SPARES_AT_REST {
+                    return Ok(());
+                }
+                writer.spares.pop().expect("more than one")
+            };
+            self.disk.remove(&spare_name(spare.number))?;
         }
-        Ok(())
     }
 
     /// Rewrites what lives in the oldest segment of the log that wastes most, when the spool is larger
     /// than twice what lives in it.
     fn rewrite_stragglers(self: &Arc<Self>, pace: Pace) -> io::Result<bool> {
+        let spare_bytes = self.writer().spare_bytes();
         let allowance = match pace {
             Pace::Flow | Pace::Rest if self.is_tight() => 0,
-            Pace::Flow => 2 * self.settings.segment_bytes,
-            // At rest the reserve is the second segment of the bound.
+            // What is set aside counts, and there is to be room for the hot log's next file.
+            Pace::Flow => (self.settings.segment_bytes * 3 / 2).saturating_sub(spare_bytes),
             Pace::Rest => self.settings.segment_bytes,
         };
         let worst = {
             let index = self.index();
-            let bytes = index.segment_bytes() + index.live.own_file_bytes;
+            let bytes = index.bytes();
             if bytes <= 2 * index.live.bytes + allowance {
                 return Ok(false);
             }

@@ -521,6 +521,11 @@ fn build(
         }
         if open.is_empty() {
             finished.insert(id);
+            if message.chain_broken {
+                // Only a notice may know of its end, and may be rewritten without it before this message goes.
+                let changes = (0..).zip(message.progress).collect();
+                found.rewrite.push((message.log, id, changes));
+            }
             continue;
         }
         let own_file_bytes = if message.header.own_file { message.header.body_bytes } else { 0 };
@@ -575,6 +580,13 @@ pub(super) fn merge_progress(progress: &mut [RecipientProgress], changes: Change
             *slot = change;
         }
     }
+}
+
+/// A disk writes a sector or does not. Of a header across two, one may be missing, and that can look like a
+/// single flipped bit.
+fn is_in_one_sector(header_at: u64) -> bool {
+    const SECTOR_BYTES: u64 = 512;
+    header_at / SECTOR_BYTES == (header_at + RECORD_HEADER_BYTES as u64 - 1) / SECTOR_BYTES
 }
 
 /// Reads one segment.
@@ -747,7 +759,7 @@ impl<'a> SegmentReader<'a> {
                         more: past > end,
                         lost: header.kind.is_message() && salvage.is_none(),
                         salvage,
-                        certain: flipped,
+                        certain: flipped && is_in_one_sector(at),
                     });
                     match next {
                         Some(next) => at = next,

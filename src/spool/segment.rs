@@ -17,7 +17,7 @@ use crate::chance::Chance;
 use crate::mail::MessageId;
 
 /// Where there is no room for a whole segment, smaller ones are made, down to this.
-const SMALLEST_BYTES: u64 = 16 * 1024;
+pub(super) const SMALLEST_BYTES: u64 = 16 * 1024;
 
 /// Why a new segment is wanted. What came in may not use up the reserve; what empties the spool may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     pub(super) chance: Chance,
     pub(super) segment_bytes: u64,
+    /// Of a file of the hot log: half a segment, so that the one that fills, the next one, the reserve and one
+    /// that empties are two segments together.
+    pub(super) hot_bytes: u64,
     /// What only outcomes may use of the file system.
     pub(super) min_free_bytes: u64,
     /// Segments that take no more records, with where those lie, until they are sealed.
@@ -106,6 +109,12 @@ impl Writer {
             LogName::Hot => &mut self.hot,
             LogName::Deferred => &mut self.deferred,
         }
+    }
+
+    /// What is set aside, or ready.
+    pub(super) fn spare_bytes(&self) -> u64 {
+        let spares: u64 = self.spares.iter().map(|spare| spare.file_bytes).sum();
+        spares + self.next_hot.as_ref().map_or(0, |next| next.file_bytes)
     }
 
     pub(super) fn next_sequence(&mut self) -> u64 {
@@ -232,8 +241,9 @@ impl Writer {
         // start finds no record in it.
         disk.sync_directory()?;
         let capacity = match log {
-            LogName::Hot if spare.file_bytes > 0 => self.segment_bytes.min(spare.file_bytes),
-            LogName::Hot | LogName::Deferred => self.segment_bytes,
+            LogName::Hot if spare.file_bytes > 0 => self.hot_bytes.min(spare.file_bytes),
+            LogName::Hot => self.hot_bytes,
+            LogName::Deferred => self.segment_bytes,
         };
         Ok(Tail {
             number,
@@ -247,10 +257,10 @@ impl Writer {
         })
     }
 
-    /// A new file, as large as a segment or smaller, that leaves free what must stay free.
+    /// A new file, as large as one of the hot log or smaller, that leaves free what must stay free.
     pub(super) fn create_affordable(&mut self, disk: &Disk) -> io::Result<Spare> {
         let free = disk.free_bytes()?;
-        let mut bytes = self.segment_bytes;
+        let mut bytes = self.hot_bytes;
         loop {
             if free >= self.min_free_bytes.saturating_add(bytes) {
                 match self.create_spare(disk, bytes) {
