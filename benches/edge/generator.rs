@@ -55,7 +55,7 @@ async fn serve_session(options: Options, session: usize, address: SocketAddr) ->
         }
         let wire = wire.as_mut().expect("opened above");
         let number = session * options.messages + message;
-        let (data, sum) = compose(number, options.size);
+        let (data, sum) = compose(options.first + number, options.size);
         sums.push(sum);
         let to = format!("user{}@example.test", number % 1000);
         if options.no_pipelining {

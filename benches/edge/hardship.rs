@@ -15,7 +15,8 @@ pub(crate) async fn run(options: &Options) {
         "idle" => idle(options).await,
         "refusals" => refusals(options).await,
         "restart" => restart(options).await,
-        other => panic!("unknown scenario '{other}': relay, outage, idle, refusals or restart"),
+        "depth" => depth(options).await,
+        other => panic!("unknown scenario '{other}': relay, outage, idle, refusals, restart or depth"),
     }
 }
 
@@ -118,4 +119,45 @@ async fn restart(options: &Options) {
     sink.wait_for(total, Duration::from_secs(300)).await;
     sink.check(&load.sent);
     println!("landfall: all {total} delivered once and unchanged");
+}
+
+/// What a message costs while so many others wait: coming in, and going on once the next hop is back.
+async fn depth(options: &Options) {
+    let measured = options.sessions * options.messages;
+    println!("{measured} messages of {} octets more, with so many waiting already", options.size);
+    println!(
+        "| waiting | accept/s | p99 ms | CPU s/1000 in | MiB | bytes per waiting | drain/s | CPU s/1000 out |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for waiting in &options.depth {
+        let address = free_address();
+        let peer = Peer::start("landfall", options, address).await;
+        let empty = peer.usage().resident_bytes as f64;
+        let before = Options { messages: waiting.div_ceil(options.sessions), ..options.clone() };
+        let mut sent = generator::run(&before, peer.address).await.sent;
+        let full = peer.usage();
+        let more = Options { first: sent.len(), ..options.clone() };
+        let started = Instant::now();
+        let load = generator::run(&more, peer.address).await;
+        let accepted = started.elapsed();
+        let taken_in = peer.usage();
+        let p99 = load.latency(99.0);
+        sent.extend(load.sent);
+        let sink = Sink::start_at(address, options.chunking).await;
+        sink.wait_for(1, Duration::from_secs(300)).await;
+        let (back, began) = (Instant::now(), peer.usage());
+        sink.wait_for(sent.len(), Duration::from_secs(1_800)).await;
+        let (drained, drained_usage) = (back.elapsed(), peer.usage());
+        sink.check(&sent);
+        println!(
+            "| {waiting} | {:.0} | {:.2} | {:.4} | {:.0} | {:.0} | {:.0} | {:.4} |",
+            measured as f64 / accepted.as_secs_f64(),
+            p99.as_secs_f64() * 1000.0,
+            (taken_in.cpu_seconds - full.cpu_seconds) / measured as f64 * 1000.0,
+            taken_in.resident_bytes as f64 / MIB,
+            (full.resident_bytes as f64 - empty) / *waiting as f64,
+            sent.len() as f64 / drained.as_secs_f64(),
+            (drained_usage.cpu_seconds - began.cpu_seconds) / sent.len() as f64 * 1000.0,
+        );
+    }
 }

@@ -43,14 +43,21 @@ struct Options {
     /// How often the work is repeated; the median is told.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// What is measured, in turn within each round: `landfall`, `postfix`, `sink` (the generator straight to
-    /// the sink).
+    /// What is measured, in turn within each round: `landfall`, `inline` (the same daemon with `mode =
+    /// "inline"`), `postfix`, `sink` (the generator straight to the sink).
     #[arg(long, value_delimiter = ',', default_value = "landfall")]
     peer: Vec<String>,
     /// `relay`: through to the sink. `outage`: the sink is down while the load comes, then returns.
     /// `idle`: connections that say nothing. `refusals`: unknown recipients. `restart`: with a full queue.
+    /// `depth`: the cost of a message while ever more of them wait.
     #[arg(long, default_value = "relay")]
     scenario: String,
+    /// How many wait, in the scenario `depth`.
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000")]
+    depth: Vec<usize>,
+    /// The number of the first message.
+    #[arg(skip)]
+    first: usize,
     /// The daemon to measure; the release build when left out.
     #[arg(long)]
     binary: Option<std::path::PathBuf>,

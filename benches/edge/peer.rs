@@ -29,9 +29,10 @@ impl Peer {
         let address = free_address();
         let (address, kind) = match name {
             "sink" => (sink, Kind::Nothing),
-            "landfall" => (address, landfall(options, dir.path(), address, sink)),
+            "landfall" => (address, landfall(options, dir.path(), address, sink, "spool")),
+            "inline" => (address, landfall(options, dir.path(), address, sink, "inline")),
             "postfix" => (address, postfix(dir.path(), address, sink)),
-            other => panic!("unknown peer '{other}': landfall, postfix or sink"),
+            other => panic!("unknown peer '{other}': landfall, inline, postfix or sink"),
         };
         wait_until_open(address);
         Self { address, kind, dir }
@@ -116,7 +117,7 @@ fn write(path: &Path, text: &str) {
         .expect("a file in our directory");
 }
 
-fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr) -> Kind {
+fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr, mode: &str) -> Kind {
     let admin = free_address();
     let config = dir.join("landfall.toml");
     write(
@@ -125,7 +126,7 @@ fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr
             "[node]\nhostname = \"edge.example.test\"\nregion = \"EUR\"\nstate_dir = \"{}\"\n\
              [[listener]]\nname = \"mx\"\naddress = [\"{address}\"]\ntls = \"starttls\"\n\
              [tls]\nself_signed = true\n\
-             [region.EUR]\nstore = [\"smtp://{sink}\"]\ntls = \"off\"\n\
+             [region.EUR]\nstore = [\"smtp://{sink}\"]\ntls = \"off\"\nmode = \"{mode}\"\n\
              [directory]\nsource = \"file\"\npath = \"directory.toml\"\n\
              [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n\
              [limits]\nmemory = \"8GiB\"\nconnections = 20000\nconnections_per_ip = 100000\nper_recipient_per_hour = 0\n\
