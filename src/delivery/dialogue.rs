@@ -41,7 +41,7 @@ pub(super) struct Freight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Load {
     Whole(u64),
-    /// It is still coming in, and goes by DATA: its end is not known, only what its sender declared.
+    /// It is still coming in: its end is not known, only what its sender declared.
     Coming {
         declared: Option<u64>,
     },
@@ -102,6 +102,8 @@ pub(super) enum Form {
     Dotted,
     /// By BDAT: as it is (RFC 3030).
     Chunk,
+    /// The same piece by piece, each with an answer of its own: what is binary, and still coming in.
+    Chunks,
 }
 
 #[derive(Debug)]
@@ -207,7 +209,10 @@ impl Dialogue {
 
     /// Whether a message can go while it comes in: not one whose form has to be known first.
     pub(super) fn can_stream(&self, body: BodyType) -> bool {
-        body != BodyType::BinaryMime && !self.must_know_octets(body)
+        match body {
+            BodyType::SevenBit | BodyType::EightBitMime => !self.must_know_octets(body),
+            BodyType::BinaryMime => self.offers.chunking && self.offers.binary_mime,
+        }
     }
 
     /// Whether a REQUIRETLS message may go this way: over TLS that proved who is there, to a server that keeps
@@ -280,6 +285,8 @@ impl Dialogue {
             (State::Transaction(transaction), Input::Answered(answer)) => self.answered(transaction, answer),
             (State::Transaction(mut transaction), Input::ContentSent) => {
                 transaction.content = ContentState::Sent;
+                // Of several chunks the last is said with its content.
+                transaction.said = transaction.ends.len();
                 let wait = transaction.wait();
                 self.state = State::Transaction(transaction);
                 Action::Say(Vec::new(), wait)
@@ -339,6 +346,7 @@ impl Dialogue {
         }
         let form = match freight.load {
             Load::Whole(_) if self.offers.chunking => Form::Chunk,
+            Load::Coming { .. } if parcel.envelope.body == BodyType::BinaryMime => Form::Chunks,
             Load::Whole(_) | Load::Coming { .. } => Form::Dotted,
         };
         let mut transaction = Transaction {
@@ -451,6 +459,8 @@ impl Dialogue {
             (Form::Chunk, Load::Whole(size)) => {
                 let _ = write!(words, "BDAT {size} LAST\r\n");
             }
+            // Said by whoever knows how long each chunk is.
+            (Form::Chunks, _) => {}
             (Form::Dotted, _) | (Form::Chunk, Load::Coming { .. }) => words.push_str("DATA\r\n"),
         }
         ends.push(words.len());
@@ -471,6 +481,11 @@ impl Dialogue {
         let next = transaction.command(transaction.said);
         if !open || (next == Command::Body && transaction.accepted == 0) {
             return self.finish(transaction);
+        }
+        if next == Command::Body && transaction.form == Form::Chunks {
+            transaction.content = ContentState::Going;
+            self.state = State::Transaction(transaction);
+            return Action::Send(Vec::new(), Form::Chunks);
         }
         let from = transaction.said;
         transaction.said = self.last_of_flight(&transaction) + 1;
@@ -497,7 +512,7 @@ impl Dialogue {
             // DATA may be the last of a flight; content may not. RFC 2920 §3.1
             Form::Dotted => body,
             Form::Chunk if transaction.one_flight => body,
-            Form::Chunk => body - 1,
+            Form::Chunk | Form::Chunks => body - 1,
         }
     }
 
@@ -547,7 +562,10 @@ impl Dialogue {
                     Rcpt::Nonsense => return self.confused(transaction, answer),
                 }
             }
-            Command::Body if transaction.form == Form::Chunk => {
+            Command::Body if transaction.said < transaction.ends.len() => {
+                return self.chunk_answered(transaction, answer);
+            }
+            Command::Body if transaction.form != Form::Dotted => {
                 transaction.answered += 1;
                 return self.ended(transaction, answer);
             }
@@ -555,6 +573,21 @@ impl Dialogue {
         }
         transaction.answered += 1;
         self.advance(transaction)
+    }
+
+    /// The answer to a chunk that is not the last.
+    fn chunk_answered(&mut self, mut transaction: Transaction, answer: &Response) -> Action {
+        match answer.class() {
+            2 => {
+                self.state = State::Transaction(transaction);
+                Action::Send(Vec::new(), Form::Chunks)
+            }
+            4 | 5 if answer.code != 421 => {
+                transaction.fill(&verdict::refusal(answer, &self.host));
+                self.finish(transaction)
+            }
+            _ => self.confused(transaction, answer),
+        }
     }
 
     /// The answer to DATA.
@@ -605,7 +638,7 @@ impl Dialogue {
             transaction.fill(&outcome);
         }
         // After a refused chunk the server waits for RSET. RFC 3030 §4.2
-        self.unfinished = transaction.form == Form::Chunk && answer.class() != 2;
+        self.unfinished = transaction.form != Form::Dotted && answer.class() != 2;
         if answer.code == 421 || transaction.content == ContentState::Going {
             return self.end_connection(transaction);
         }
@@ -719,7 +752,7 @@ impl Transaction {
             Command::Recipient(_) => Wait::Recipient,
             Command::Body => match self.form {
                 Form::Dotted => Wait::DataStart,
-                Form::Chunk => Wait::DataEnd,
+                Form::Chunk | Form::Chunks => Wait::DataEnd,
             },
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::io::duplex;
 use tokio::time::Instant;
 
+use super::courier::Begun;
 use super::{Courier, Delivery, Parcel, Patience, Services};
 use crate::clock::{Clock, Timestamp};
 use crate::dns::Resolver;
@@ -615,6 +616,79 @@ async fn binary_content_travels_untouched_or_fails_honestly() {
     assert_eq!(told(&courier.deliver(parcel).await), "failed 5.6.0");
     assert!(heard.lock().expect("no panic").contents.is_empty());
     assert!(!courier.is_connected(), "half a message was said");
+}
+
+/// A message that is still coming in, in pieces of 50,000 octets.
+async fn stream(courier: &mut Courier, message: &Envelope, pieces: usize) -> (Begun, Option<Delivery>) {
+    let recipients: Vec<u32> = (0..).take(message.recipients.len()).collect();
+    let head = Content { head: Bytes::from_static(b"Head: x\r\n"), body: Body::Memory(Bytes::new()) };
+    let parcel = Parcel { envelope: message, recipients: &recipients, content: &head };
+    let begun = courier.begin(parcel, None).await;
+    if begun != Begun::Open {
+        return (begun, None);
+    }
+    let mut pushed = Ok(());
+    for piece in 0..pieces {
+        if pushed.is_ok() {
+            pushed = courier.push(&Bytes::from(vec![u8::try_from(piece).expect("few"); 50_000]));
+        }
+        if pushed.is_ok() {
+            pushed = courier.flush().await;
+        }
+    }
+    let ended = courier.end(pushed).await;
+    (begun, Some(ended))
+}
+
+#[tokio::test(start_paused = true)]
+async fn binary_content_that_is_still_coming_in_goes_on_in_chunks() {
+    let mut message = envelope(&["r@b.example", "q@b.example"]);
+    message.body = BodyType::BinaryMime;
+    let offers = &["PIPELINING", "CHUNKING", "BINARYMIME"];
+    let (mut courier, heard) = Stage::new(vec![Some(Server::offering(offers))]).courier(ONE, TlsLevel::Off);
+    for _ in 0..2 {
+        let (_, ended) = stream(&mut courier, &message, 7).await;
+        assert_eq!(told(&ended.expect("it was open")), "delivered 2.0.0, delivered 2.0.0");
+        let mut hearing = heard.lock().expect("no panic");
+        let pieces = (0..7).flat_map(|piece| [piece; 50_000]);
+        let expected: Vec<u8> = b"Head: x\r\n".iter().copied().chain(pieces).collect();
+        assert!(hearing.contents.concat() == expected, "byte for byte");
+        hearing.contents.clear();
+        let said: Vec<String> = std::mem::take(&mut hearing.said);
+        assert!(said.iter().any(|line| line.ends_with("BODY=BINARYMIME")), "{said:?}");
+        assert_eq!(said[said.len() - 3..], ["BDAT 150009", "BDAT 150000", "BDAT 50000 LAST"]);
+    }
+    assert_eq!(dialed(&heard), 1);
+
+    let (mut courier, _) =
+        Stage::new(vec![Some(Server::offering(&["CHUNKING"]))]).courier(ONE, TlsLevel::Off);
+    assert_eq!(stream(&mut courier, &message, 1).await.0, Begun::NotStreamable, "it has to be whole first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_chunk_ends_the_message_and_not_the_connection() {
+    let mut message = envelope(&["r@b.example"]);
+    message.body = BodyType::BinaryMime;
+    let offers = &["CHUNKING", "BINARYMIME"];
+    let usual = || Do::Say("250 2.0.0 ok");
+    for (answer, comes_to) in [
+        (Do::Say("552 5.3.4 too much"), "failed 5.3.4"),
+        (Do::Say("452 4.3.1 no room"), "deferred 4.3.1"),
+        (Do::Say("421 4.3.2 leaving"), "deferred 4.3.2"),
+        (Do::Close, "deferred 4.4.2"),
+    ] {
+        let goes_on = comes_to == "failed 5.3.4" || comes_to == "deferred 4.3.1";
+        let server = Server::offering(offers).at("END", usual()).at("END", answer);
+        let (mut courier, heard) = Stage::new(vec![Some(server)]).courier(ONE, TlsLevel::Off);
+        let (_, ended) = stream(&mut courier, &message, 9).await;
+        assert_eq!(told(&ended.expect("it was open")), comes_to);
+        assert_eq!(courier.is_connected(), goes_on, "{comes_to}");
+        if goes_on {
+            let (_, ended) = stream(&mut courier, &message, 1).await;
+            assert_eq!(told(&ended.expect("it was open")), "delivered 2.0.0");
+            assert!(said(&heard).contains(&"RSET".to_owned()), "{:?}", said(&heard));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

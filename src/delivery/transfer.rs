@@ -24,6 +24,8 @@ use crate::spool::Content;
 
 /// A long body is sent whenever this much of it has been read.
 const FLUSH_AT: usize = 256 * 1024;
+/// What is binary and still coming in goes in chunks of this size or a little more: each costs a round trip.
+const CHUNK_AT: usize = 128 * 1024;
 
 /// What a parcel came to on one connection.
 #[derive(Debug)]
@@ -77,7 +79,23 @@ pub(super) struct Connection {
     place: Place,
     /// Of the content that is being streamed.
     encoder: DataEncoder,
+    /// The same where it goes by BDAT: what waits for the next chunk.
+    chunk: Option<Chunk>,
+    /// A chunk was refused: the end is known before the content is.
+    early: Option<Transferred>,
     pub(super) idle_since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    parts: Vec<Bytes>,
+    octets: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Yes,
+    No,
 }
 
 impl Connection {
@@ -96,6 +114,8 @@ impl Connection {
             dialogue,
             place,
             encoder: DataEncoder::default(),
+            chunk: None,
+            early: None,
             idle_since: Instant::now(),
         };
         let mut action = connection.dialogue.on(Input::Connected);
@@ -185,9 +205,9 @@ impl Connection {
         let action = self.dialogue.on(Input::Deliver(parcel, freight));
         match self.drive(action, patience).await {
             Driven::Content(words, form) => {
-                debug_assert_eq!(form, Form::Dotted, "what is still coming has no size");
                 self.wire.put(&words);
                 self.encoder = DataEncoder::default();
+                self.chunk = (form == Form::Chunks).then(Chunk::default);
                 for part in [&return_path, head] {
                     if self.push(part).is_err() {
                         let action = self.dialogue.on(Input::Broken(Breakage::Unencodable));
@@ -202,17 +222,53 @@ impl Connection {
 
     /// Takes more of the content into the buffer. Call `flush` before much heaps up there.
     pub(super) fn push(&mut self, content: &Bytes) -> Result<(), Breakage> {
+        if let Some(chunk) = &mut self.chunk {
+            chunk.octets += content.len();
+            chunk.parts.push(content.clone());
+            return Ok(());
+        }
         let wire = &mut self.wire;
         self.encoder.encode(content, |slice| wire.put_bytes(slice)).map_err(|_| Breakage::Unencodable)
     }
 
     pub(super) async fn send_pushed(&mut self, patience: &Patience) -> Result<(), Breakage> {
+        match &self.chunk {
+            None => self.flush(patience.data_block).await,
+            Some(_) if self.early.is_some() => {
+                self.chunk = Some(Chunk::default());
+                Ok(())
+            }
+            Some(chunk) if chunk.octets < CHUNK_AT => Ok(()),
+            Some(_) => {
+                self.send_chunk(Last::No, patience).await?;
+                let action = self.listen(Wait::DataEnd, patience.data_block).await;
+                if let Driven::Over(transferred) = self.drive(action, patience).await {
+                    self.early = Some(transferred);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what waits for it as one chunk (RFC 3030 §2).
+    async fn send_chunk(&mut self, last: Last, patience: &Patience) -> Result<(), Breakage> {
+        let Chunk { parts, octets } = self.chunk.replace(Chunk::default()).unwrap_or_default();
+        let end = if last == Last::Yes { " LAST" } else { "" };
+        self.wire.put(format!("BDAT {octets}{end}\r\n").as_bytes());
+        for part in parts {
+            self.wire.put_bytes(part);
+        }
         self.flush(patience.data_block).await
     }
 
     /// Ends the streamed content, or gives up on it for the reason given, and hears the verdict.
     pub(super) async fn end(&mut self, pushed: Result<(), Breakage>, patience: &Patience) -> Transferred {
+        if let Some(early) = self.early.take() {
+            self.chunk = None;
+            return early;
+        }
         let sent = match pushed {
+            Ok(()) if self.chunk.is_some() => self.send_chunk(Last::Yes, patience).await,
             Ok(()) => match std::mem::take(&mut self.encoder).finish() {
                 Ok(end) => {
                     self.wire.put(end);
@@ -222,12 +278,13 @@ impl Connection {
             },
             Err(cause) => Err(cause),
         };
+        self.chunk = None;
         let action = self.sent(sent, patience).await;
         self.over(action, patience).await
     }
 
     pub(super) fn has_accepted_all(&self) -> bool {
-        self.dialogue.has_accepted_all()
+        self.early.is_some() || self.dialogue.has_accepted_all()
     }
 
     fn return_path(&self, envelope: &Envelope) -> Bytes {
@@ -246,10 +303,13 @@ impl Connection {
         }
     }
 
-    async fn over(&mut self, action: Action, patience: &Patience) -> Transferred {
-        match self.drive(action, patience).await {
-            Driven::Over(transferred) => transferred,
-            Driven::Content(..) => unreachable!("content is sent once"),
+    async fn over(&mut self, mut action: Action, patience: &Patience) -> Transferred {
+        loop {
+            match self.drive(action, patience).await {
+                Driven::Over(transferred) => return transferred,
+                // It asks for more of what could not be sent.
+                Driven::Content(..) => action = self.dialogue.on(Input::Broken(Breakage::Closed)),
+            }
         }
     }
 
@@ -356,7 +416,7 @@ impl Connection {
         let mut body = content.body.reader();
         while let Some(part) = next {
             match form {
-                Form::Chunk => self.wire.put_bytes(part),
+                Form::Chunk | Form::Chunks => self.wire.put_bytes(part),
                 Form::Dotted => encoder
                     .encode(&part, |slice| self.wire.put_bytes(slice))
                     .map_err(|_| Breakage::Unencodable)?,
