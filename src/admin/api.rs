@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -15,9 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::guard::{self, Guard, Token};
+use super::history::{Course, History};
+use super::https::Https;
 use crate::directory::Directory;
 use crate::limits::Limits;
 use crate::mail::MessageId;
+use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{Gauges, Reporter};
 use crate::spool::{Pressure, Spool};
@@ -45,6 +50,7 @@ pub struct Door {
     pub draining: watch::Receiver<bool>,
     pub region: String,
     pub hostname: String,
+    pub history: Arc<History>,
 }
 
 /// `landfall status`.
@@ -63,17 +69,34 @@ pub struct Status {
 
 const MESSAGES_LIMIT: usize = 1_000;
 
+/// Where the API is to be had beside the socket.
+pub struct Address {
+    pub address: SocketAddr,
+    /// Without one nothing can be changed there.
+    pub token: Option<Token>,
+    pub tls: Option<Arc<ServerTls>>,
+}
+
 /// Serves until `draining` has been answered for; both sockets end with the daemon.
-pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<SocketAddr>) -> std::io::Result<()> {
+pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> std::io::Result<()> {
     // A socket left by a daemon that died is in the way of nobody: the spool's lock proves we are alone.
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let read_only = reading().with_state(door.clone());
-    let everything = reading().merge(changing()).with_state(door);
-    if let Some(address) = address {
+    let everything = reading().merge(changing()).with_state(door.clone());
+    if let Some(Address { address, token, tls }) = address {
         let listener = TcpListener::bind(address).await?;
-        tokio::spawn(async move { axum::serve(listener, read_only).await });
+        let guard = Arc::new(Guard::new(token, address, &door.hostname));
+        let guarded = everything.clone().layer(from_fn_with_state(guard, guard::check));
+        match tls {
+            Some(tls) => {
+                let https = Https::new(listener, tls)?;
+                tokio::spawn(async move { axum::serve(https, guarded).await });
+            }
+            None => {
+                tokio::spawn(async move { axum::serve(listener, guarded).await });
+            }
+        }
     }
     tokio::spawn(async move { axum::serve(listener, everything).await });
     Ok(())
@@ -85,6 +108,7 @@ fn reading() -> Router<Arc<Door>> {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
+        .route("/v1/history", get(history))
         .route("/v1/queue", get(async |State(door): State<Arc<Door>>| Json(door.queue.lanes())))
         .route(
             "/v1/queue/messages",
@@ -154,6 +178,16 @@ async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
         queued: door.queue.len(),
         limited: limited.map(|(limit, count)| (limit.word().to_owned(), count)).collect(),
     })
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Span {
+    minutes: Option<usize>,
+}
+
+/// An hour unless asked for more.
+async fn history(State(door): State<Arc<Door>>, Query(span): Query<Span>) -> Json<Course> {
+    Json(door.history.course(span.minutes.unwrap_or(60)))
 }
 
 #[derive(Debug, Default, Deserialize)]

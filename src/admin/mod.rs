@@ -4,5 +4,10 @@
 
 mod api;
 pub mod client;
+mod guard;
+mod history;
+mod https;
 
-pub use api::{Command, Door, Status, serve};
+pub use api::{Address, Command, Door, Status, serve};
+pub use guard::Token;
+pub use history::History;

@@ -36,6 +36,10 @@ pub(super) enum NamedFile<'p> {
         entry: Entry<'p>,
         path: PathBuf,
     },
+    Token {
+        entry: Entry<'p>,
+        path: PathBuf,
+    },
     /// `shown` is the path as mistakes call it.
     Directory {
         entry: Entry<'p>,
@@ -67,7 +71,7 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
     let regions = regions(&top, &node_section, own, &known, base, &mut files);
     let tls = tls(&top, base, &mut files);
     let listeners = listeners(&top, &tls);
-    let admin = admin(&top, &listeners);
+    let admin = admin(&top, &listeners, &tls, base, &mut files);
     let settings = Settings {
         region_codes,
         node,
@@ -466,7 +470,13 @@ fn wire(top: &Section<'_>) -> Wire {
     Wire { normalize_line_endings_from: networks.unwrap_or_default() }
 }
 
-fn admin(top: &Section<'_>, listeners: &[Listener]) -> Admin {
+fn admin<'p>(
+    top: &Section<'p>,
+    listeners: &[Listener],
+    tls: &Tls,
+    base: &Path,
+    files: &mut Vec<NamedFile<'p>>,
+) -> Admin {
     let section = top.section("admin");
     let default = Admin::default();
     let socket = section.read("socket", |entry| entry.file(Path::new("")));
@@ -481,7 +491,27 @@ fn admin(top: &Section<'_>, listeners: &[Listener]) -> Admin {
             "an address of its own",
         );
     }
-    Admin { socket: socket.unwrap_or(default.socket), address }
+    let uses_tls = section.read_or("tls", default.tls, Entry::flag);
+    let token_file = section.read("token_file", |entry| {
+        let path = absolute(base, entry)?;
+        files.push(NamedFile::Token { entry: entry.clone(), path: path.clone() });
+        Some(path)
+    });
+    if uses_tls && tls.certificates.is_empty() && !tls.self_signed {
+        section.mistake("tls", "needs a certificate", "a [[tls.certificate]], or tls.self_signed = true");
+    }
+    // Never on a public address by accident.
+    if let Some(address) = address.filter(|address| !address.ip().is_loopback())
+        && !(uses_tls && token_file.is_some())
+    {
+        let problem = format!("\"{address}\" can be called from outside, without TLS and a token");
+        section.mistake(
+            "address",
+            problem,
+            "a loopback address, or admin.tls = true and admin.token_file as well",
+        );
+    }
+    Admin { socket: socket.unwrap_or(default.socket), address, token_file, tls: uses_tls }
 }
 
 fn replies(top: &Section<'_>) -> Replies {

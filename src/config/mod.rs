@@ -59,6 +59,7 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
         for named in &reading.files {
             match named {
                 NamedFile::Certificate { cert, key, files } => certificate::check_pair(cert, key, files),
+                NamedFile::Token { entry, path } => check_token(entry, path),
                 NamedFile::Authorities { entry, path } => certificate::check_authorities(entry, path),
                 NamedFile::TrustAnchors { entry, path } => check_trust_anchors(entry, path),
                 NamedFile::Directory { entry, path, shown } => {
@@ -100,6 +101,15 @@ fn read_directory(entry: &Entry<'_>, path: &Path, shown: &str, settings: &Settin
             entry.mistake(format!("cannot read {shown}: {error}"), "a readable TOML file in UTF-8");
             Table::default()
         }
+    }
+}
+
+fn check_token(entry: &Entry<'_>, path: &Path) {
+    let expected = "a file that holds at least 16 printable ASCII characters without a space";
+    match std::fs::read_to_string(path) {
+        Ok(text) if crate::admin::Token::parse(&text).is_some() => {}
+        Ok(_) => entry.mistake(format!("{} holds no token", path.display()), expected),
+        Err(error) => entry.mistake(format!("cannot read {}: {error}", path.display()), expected),
     }
 }
 

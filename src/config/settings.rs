@@ -328,11 +328,15 @@ pub struct Admin {
     /// Below `state_dir`.
     pub socket: PathBuf,
     pub address: Option<SocketAddr>,
+    /// Holds what whoever changes something on that address has to bring.
+    pub token_file: Option<PathBuf>,
+    /// With the certificates of `[tls]`.
+    pub tls: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { socket: PathBuf::from("admin.sock"), address: None }
+        Self { socket: PathBuf::from("admin.sock"), address: None, token_file: None, tls: false }
     }
 }
 

@@ -77,6 +77,10 @@ pub fn show(settings: &Settings) -> String {
     if let Some(address) = settings.admin.address {
         page.key("address", text(address));
     }
+    if let Some(path) = &settings.admin.token_file {
+        page.key("token_file", text(path.display()));
+    }
+    page.key("tls", settings.admin.tls);
     let Replies { service_name, help_url, context } = &settings.replies;
     page.section("replies");
     page.key("service_name", text(service_name));

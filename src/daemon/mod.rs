@@ -208,8 +208,9 @@ impl Daemon {
             limits: shared.limits.clone(),
             region: settings.node.region.to_string(),
             hostname: settings.node.hostname.to_string(),
+            history: admin::History::keep(reporter.clone(), clock),
         });
-        admin::serve(door, &settings.admin_socket(), settings.admin.address)
+        admin::serve(door, &settings.admin_socket(), admin_address(&settings, &shared.tls)?)
             .await
             .map_err(io_error("the admin socket"))?;
         queue.recover(recovered.messages).await;
@@ -512,6 +513,18 @@ fn listener_places(settings: &Settings) -> Vec<(&str, &[std::net::SocketAddr], b
         .iter()
         .map(|listener| (listener.name.as_str(), listener.addresses.as_slice(), listener.legacy))
         .collect()
+}
+
+fn admin_address(settings: &Settings, tls: &Arc<net::ServerTls>) -> Result<Option<admin::Address>, Error> {
+    let Some(address) = settings.admin.address else { return Ok(None) };
+    let token = match &settings.admin.token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(io_error(path.display().to_string()))?;
+            admin::Token::parse(&text)
+        }
+        None => None,
+    };
+    Ok(Some(admin::Address { address, token, tls: settings.admin.tls.then(|| tls.clone()) }))
 }
 
 async fn open_spool(

@@ -214,7 +214,9 @@ impl Connection {
                 }
                 Action::ReadBody(read) => self.read_body(&mut wire, read).await?,
                 Action::Store(open) => {
+                    let ended = Instant::now();
                     let input = self.conclude(*open).await;
+                    self.shared.reporter.note(&Event::EndOfData { took: ended.elapsed() });
                     self.session.on(input)
                 }
                 Action::Close(answer) => {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -26,8 +27,8 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::Error;
 use super::dane::{Dane, DaneVerifier};
+use super::{Error, Stream};
 use crate::clock::Timestamp;
 use crate::mail::TlsFacts;
 
@@ -195,6 +196,14 @@ impl ServerTls {
     pub fn replace(&self, identities: &[Identity], client_roots: Roots) -> Result<(), Error> {
         self.ready.store(Arc::new(ServerReady::new(identities, client_roots)?));
         Ok(())
+    }
+
+    /// A handshake without anything before it, and without a look at the client's certificate.
+    pub async fn accept(&self, stream: tokio::net::TcpStream, patience: Duration) -> std::io::Result<Stream> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.current().config.clone());
+        let stream =
+            super::within(patience, async { Box::pin(acceptor.accept(stream.into())).await }).await?;
+        Ok(Stream::Tls(Box::new(tokio_rustls::TlsStream::Server(stream))))
     }
 
     pub(super) fn current(&self) -> Arc<ServerReady> {

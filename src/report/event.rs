@@ -198,6 +198,10 @@ pub enum Event<'a> {
         tls: bool,
         by: Relay,
     },
+    /// A message's data has ended, and its answer is known: how long that took.
+    EndOfData {
+        took: Duration,
+    },
     /// An inline next hop gave no verdict, or not one for all: the rest went to the spool.
     FellBack {
         id: MessageId,

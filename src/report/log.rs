@@ -173,6 +173,7 @@ pub(super) fn write(event: &Event<'_>) {
                 helo = peer.map(|peer| peer.helo.as_str()),
             );
         }
+        Event::EndOfData { .. } => {}
         Event::FellBack { id, next_hop, reply } => info!(
             event = "inline-fell-back", %id, %next_hop, host = reply.host, reply = reply.line(),
         ),

@@ -5,17 +5,19 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Event, Relay};
 use crate::decision::Reason;
 use crate::dns;
 use crate::limits::Limit;
+use crate::mail::{NextHopName, Region};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
@@ -49,6 +51,37 @@ struct ResultLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+    to: Way,
+}
+
+/// Where mail goes, as a label: our own regions by their codes, everything else by its kind alone.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+enum Way {
+    Store(Region),
+    Relay(Region),
+    Kind(&'static str),
+}
+
+impl From<&NextHopName> for Way {
+    fn from(next_hop: &NextHopName) -> Self {
+        match next_hop {
+            NextHopName::Store(region) => Self::Store(*region),
+            NextHopName::Relay(region) => Self::Relay(*region),
+            NextHopName::SmartHost { .. } => Self::Kind("smarthost"),
+            NextHopName::Internet(_) => Self::Kind("internet"),
+            NextHopName::Undecided => Self::Kind("undecided"),
+        }
+    }
+}
+
+impl EncodeLabelValue for Way {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store(region) => write!(encoder, "store:{region}"),
+            Self::Relay(region) => write!(encoder, "relay:{region}"),
+            Self::Kind(kind) => encoder.write_str(kind),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -78,6 +111,9 @@ pub struct Metrics {
     auth_results: Family<ResultLabel, Counter>,
     recipients: Family<IrrLabel, Counter>,
     outcomes: Family<OutcomeLabel, Counter>,
+    answer_seconds: Histogram,
+    delivery_seconds: Histogram,
+    message_bytes: Histogram,
     destinations_down: Counter,
     notices: Counter,
     quarantined: Counter,
@@ -153,6 +189,32 @@ impl Default for Metrics {
             "When each certificate of ours ends, in seconds of Unix time",
             certificates.clone(),
         );
+        // A commit takes a fraction of a millisecond on a good disk, and a client gives up after ten minutes.
+        let answer_seconds =
+            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0]);
+        registry.register(
+            "end_of_data_seconds",
+            "From the end of a message's data to the answer",
+            answer_seconds.clone(),
+        );
+        // Up to the day after which a message expires.
+        let delivery_seconds = Histogram::new([0.01, 0.1, 1.0, 10.0, 60.0, 900.0, 3600.0, 14400.0, 86400.0]);
+        registry.register(
+            "delivery_seconds",
+            "From a message's acceptance to its delivery, per recipient",
+            delivery_seconds.clone(),
+        );
+        let message_bytes = Histogram::new([
+            1024.0,
+            4096.0,
+            16384.0,
+            65536.0,
+            262_144.0,
+            1_048_576.0,
+            16_777_216.0,
+            157_286_400.0,
+        ]);
+        registry.register("message_bytes", "The size of accepted messages", message_bytes.clone());
         let outcomes = Family::<OutcomeLabel, Counter>::default();
         registry.register("deliveries", "Ends of attempts, per recipient", outcomes.clone());
         let dns = dns::Meter::default();
@@ -174,6 +236,9 @@ impl Default for Metrics {
             auth_results,
             recipients,
             outcomes,
+            answer_seconds,
+            delivery_seconds,
+            message_bytes,
             destinations_down,
             notices,
             quarantined,
@@ -219,6 +284,7 @@ impl Metrics {
             Event::Recorded { reason, .. } => {
                 self.recorded.get_or_create(&ReasonLabel { reason: reason.word() }).inc();
             }
+            Event::EndOfData { took } => self.answer_seconds.observe(took.as_secs_f64()),
             Event::RecipientAccepted { irr, home } => {
                 let region = home.map_or("none".to_owned(), |region| region.to_string());
                 self.recipients.get_or_create(&IrrLabel { irr: irr.word(), region }).inc();
@@ -229,6 +295,8 @@ impl Metrics {
                 }
                 self.accepted.inc();
                 self.accepted_bytes.inc_by(*bytes);
+                #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+                self.message_bytes.observe(*bytes as f64);
             }
             Event::FellBack { .. } => {
                 self.inline_fell_back.inc();
@@ -236,10 +304,13 @@ impl Metrics {
             Event::MessageRefused { .. } => {
                 self.messages_refused.inc();
             }
-            Event::Delivered { .. } => self.count_outcome("delivered"),
-            Event::Deferred { .. } => self.count_outcome("deferred"),
-            Event::Failed { .. } => self.count_outcome("failed"),
-            Event::Expired { .. } => self.count_outcome("expired"),
+            Event::Delivered { next_hop, delay, .. } => {
+                self.delivery_seconds.observe(delay.as_secs_f64());
+                self.count_outcome("delivered", next_hop);
+            }
+            Event::Deferred { next_hop, .. } => self.count_outcome("deferred", next_hop),
+            Event::Failed { next_hop, .. } => self.count_outcome("failed", next_hop),
+            Event::Expired { next_hop, .. } => self.count_outcome("expired", next_hop),
             Event::DestinationDown { .. } => {
                 self.destinations_down.inc();
             }
@@ -305,8 +376,8 @@ impl Metrics {
         })
     }
 
-    fn count_outcome(&self, outcome: &'static str) {
-        self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
+    fn count_outcome(&self, outcome: &'static str, next_hop: &NextHopName) {
+        self.outcomes.get_or_create(&OutcomeLabel { outcome, to: next_hop.into() }).inc();
     }
 
     /// Where a resolver counts its questions.
