@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use world::{
-    Authority, Builder, Edge, Nameserver, Pair, Postfix, Report, Sink, Zone, free_address, holds_for, letter,
-    until,
+    Authority, Builder, Edge, Nameserver, Pages, Pair, Postfix, Report, Sink, Zone, free_address, holds_for,
+    letter, ok, until,
 };
 
 /// Contoso's own servers call from 127.0.0.1 and may send anywhere; Anna's notices come home.
@@ -299,4 +299,94 @@ fn dane_says_whose_certificate_is_right() {
     holds_for("nothing goes where DANE forbids it", Duration::from_millis(500), || {
         bad.mailbox("x@bad.dane.test").is_empty() && clear.mailbox("x@clear.dane.test").is_empty()
     });
+}
+
+fn policy(mode: &str, mx: &str) -> String {
+    ok(&format!("version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: 86400\r\n"))
+}
+
+#[test]
+fn a_policy_fetched_over_https_is_kept_and_held_to() {
+    const NAMES: [&str; 6] = ["good", "wrong", "absent", "trial", "moved", "huge"];
+    let internet = Internet::new();
+    let authority = Authority::new();
+    let [right_at, wrong_at] = [0; 2].map(|_| internet.address());
+    let pages_at = free_address();
+    let mut records = format!("mx-right A {}\nmx-wrong A {}\n", right_at.ip(), wrong_at.ip());
+    for name in NAMES {
+        let mx = if matches!(name, "good" | "absent") { "mx-right" } else { "mx-wrong" };
+        records.push_str(&format!(
+            "{name} MX 10 {mx}\n_mta-sts.{name} TXT \"v=STSv1; id=1;\"\nmta-sts.{name} A {}\n",
+            pages_at.ip()
+        ));
+    }
+    let mut names = Nameserver::start(&[Zone::unsigned("sts.test", &records)]);
+    let hosts: Vec<String> = NAMES.iter().map(|name| format!("mta-sts.{name}.sts.test")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let moved = "HTTP/1.1 302 Found\r\nLocation: https://mta-sts.good.sts.test/.well-known/mta-sts.txt\r\nContent-Length: 0\r\n\r\n";
+    let pages = Pages::start_at(
+        pages_at,
+        &authority.issue_for_all(&hosts),
+        &[
+            (hosts[0], policy("enforce", "*.sts.test")),
+            (hosts[1], policy("enforce", "mx-wrong.sts.test")),
+            (hosts[2], policy("enforce", "other.sts.test")),
+            (hosts[3], policy("testing", "mx-wrong.sts.test")),
+            (hosts[4], moved.to_owned()),
+            (hosts[5], ok(&"x".repeat(100_000))),
+        ],
+    );
+    let boxes: Vec<String> = NAMES.iter().map(|name| format!("x@{name}.sts.test")).collect();
+    let boxes: Vec<&str> = boxes.iter().map(String::as_str).collect();
+    let right =
+        with_tls(Postfix::setup_at(right_at).mailboxes(&boxes), &authority.issue("mx-right.sts.test"))
+            .start();
+    let wrong =
+        with_tls(Postfix::setup_at(wrong_at).mailboxes(&boxes), &authority.issue("elsewhere.sts.test"))
+            .start();
+    let outbound = format!(
+        "[outbound]\nmta_sts = true\nmta_sts_port = {}\nca = \"{}\"\n",
+        pages_at.port(),
+        authority.file().display()
+    );
+    let mut edge = internet.edge(&names).with(PATIENT).with(&outbound).start();
+    for to in &boxes {
+        send(&edge, &[to]);
+    }
+    right.wait_for("x@good.sts.test", 1);
+    wrong.wait_for("x@trial.sts.test", 1);
+    // Where no policy can be had, mail goes as ever.
+    wrong.wait_for("x@moved.sts.test", 1);
+    wrong.wait_for("x@huge.sts.test", 1);
+    for (name, status) in [("wrong", "4.7.5 "), ("absent", "4.4.8 ")] {
+        let reply = last_reply(&edge, &format!("{name}.sts.test"));
+        assert!(reply.contains(status), "{name}: {reply}");
+    }
+    assert_eq!(pages.asked(hosts[4]), 1, "redirects are not followed");
+    assert!(right.log().contains("TLS connection established"));
+
+    // The same id is not fetched again, not even after a restart; without a word in the DNS it holds as well.
+    assert_eq!(pages.asked(hosts[1]), 1);
+    names.replace("sts.test", &records.replace("_mta-sts.wrong TXT", "_gone.wrong TXT"));
+    edge.stop();
+    edge.start();
+    send(&edge, &[boxes[0], boxes[1]]);
+    right.wait_for("x@good.sts.test", 2);
+    until("both attempts", || {
+        let log = edge.log();
+        (log.matches("4.7.5").count() >= 2).then_some(())
+    });
+    assert_eq!((pages.asked(hosts[0]), pages.asked(hosts[1])), (1, 1));
+    assert!(wrong.mailbox("x@wrong.sts.test").is_empty() && right.mailbox("x@absent.sts.test").is_empty());
+
+    // Another id is another policy.
+    pages.replace(hosts[1], policy("none", "mx-wrong.sts.test"));
+    names.replace(
+        "sts.test",
+        &records.replace("_mta-sts.wrong TXT \"v=STSv1; id=1", "_mta-sts.wrong TXT \"v=STSv1; id=2"),
+    );
+    edge.reload();
+    assert_eq!(edge.command(&["queue", "retry"]).code, 0);
+    wrong.wait_for("x@wrong.sts.test", 1);
+    assert_eq!(pages.asked(hosts[1]), 2);
 }

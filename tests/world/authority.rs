@@ -43,7 +43,14 @@ impl Authority {
     }
 
     pub fn issue(&self, name: &str) -> Pair {
-        let params = CertificateParams::new([name.to_owned()]).expect("a name or an address");
+        self.issue_for_all(&[name])
+    }
+
+    /// One certificate of several names; the first one names its files.
+    pub fn issue_for_all(&self, names: &[&str]) -> Pair {
+        let name = names[0];
+        let all: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(all).expect("names or addresses");
         self.sign(name, &params)
     }
 
