@@ -390,3 +390,79 @@ fn a_policy_fetched_over_https_is_kept_and_held_to() {
     wrong.wait_for("x@wrong.sts.test", 1);
     assert_eq!(pages.asked(hosts[1]), 2);
 }
+
+/// Contoso's server, over TLS, with REQUIRETLS: what the edge offers there. Python's smtplib says it.
+fn send_requiring_tls(edge: &Edge, to: &str) -> String {
+    const CLIENT: &str = r#"
+import smtplib, ssl, sys
+host, port, sender, to = sys.argv[1:]
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+with smtplib.SMTP(host, int(port), local_hostname="hq.contoso.com", timeout=30) as client:
+    client.ehlo()
+    assert "requiretls" not in client.esmtp_features
+    client.starttls(context=context)
+    client.ehlo()
+    print(" ".join(client.esmtp_features))
+    client.sendmail(sender, [to], "Subject: secret\r\n\r\nHello.\r\n", mail_options=["REQUIRETLS"])
+"#;
+    let (host, port) = (edge.address.ip().to_string(), edge.address.port().to_string());
+    let output = std::process::Command::new("python3")
+        .args(["-c", CLIENT, &host, &port, ANNA, to])
+        .output()
+        .expect("tests/run installs python3");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_message_that_requires_tls_goes_to_those_who_keep_it() {
+    let internet = Internet::new();
+    let authority = Authority::new();
+    let [kept, broken] = [0; 2].map(|_| internet.address());
+    let records = |port: u16, tlsa: &str| {
+        format!(
+            "keeps MX 10 keeps-mx\nkeeps-mx A {}\n_{port}._tcp.keeps-mx {tlsa}\n\
+             breaks MX 10 breaks-mx\nbreaks-mx A {}\n_{port}._tcp.breaks-mx {tlsa}\n\
+             unproven MX 10 breaks-mx.plain.test.\n",
+            kept.ip(),
+            broken.ip()
+        )
+    };
+    let pair = authority.issue("any.test");
+    let records = records(internet.port, &tlsa(&pair, 3));
+    let names =
+        Nameserver::start(&[Zone::signed("dane.test", &records), Zone::unsigned("plain.test", &records)]);
+    // Another region's edge is a server that offers REQUIRETLS; Postfix 3.7 is one that does not.
+    let keeping = Edge::builder_at("NAM", kept)
+        .directory("[[tenant]]\nid = \"k\"\ndefault_region = \"NAM\"\nallowed_regions = [\"NAM\"]\n\
+                    domain = [{ name = \"keeps.dane.test\" }]\nuser = [{ address = \"x@keeps.dane.test\" }]\n")
+        .with(&format!(
+            "[tls]\nself_signed = false\ncertificate = [{{ cert = {:?}, key = {:?} }}]\n",
+            pair.cert, pair.key
+        ))
+        .start();
+    let breaking =
+        with_tls(Postfix::setup_at(broken).mailboxes(&["x@breaks.dane.test", "x@breaks.plain.test"]), &pair)
+            .start();
+    let edge = internet.edge(&names).with(PATIENT).start();
+    let offers = send_requiring_tls(&edge, "x@keeps.dane.test");
+    assert!(offers.contains("requiretls") && !offers.contains("starttls"), "{offers}");
+    keeping.wait_for("x@keeps.dane.test", 1);
+    for (to, status) in [
+        ("x@breaks.dane.test", "5.7.30"),
+        ("x@breaks.plain.test", "5.7.10"),
+        ("x@unproven.plain.test", "5.7.10"),
+    ] {
+        send_requiring_tls(&edge, to);
+        let (said, diagnostic) = told(&edge, to);
+        assert_eq!(said, status, "{to}: {diagnostic}");
+    }
+    // Without the promise the same servers take it.
+    send(&edge, &["x@breaks.dane.test"]);
+    assert_eq!(breaking.wait_for("x@breaks.dane.test", 1).len(), 1);
+
+    // In clear it is neither offered nor understood.
+    let mut client = edge.client();
+    client.expect(&format!("MAIL FROM:<{ANNA}> REQUIRETLS"), "555 5.5.4 Unsupported parameter");
+}

@@ -1130,7 +1130,7 @@ impl Connection {
             tenant: self.connector().map(|via| via.tenant.id.as_ref().into()),
             connector: self.connector().map(|via| via.connector.name.as_ref().into()),
             spf: self.findings.as_ref().and_then(|examined| examined.findings.spf),
-            require_tls: false,
+            require_tls: open.require_tls,
             peer: Some(self.session.peer().clone()),
         }
     }

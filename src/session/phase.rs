@@ -78,6 +78,8 @@ pub struct OpenEnvelope {
     pub smtputf8: bool,
     pub ret: Option<Ret>,
     pub envid: Option<String>,
+    /// REQUIRETLS: onward over proven TLS or not at all (RFC 8689).
+    pub require_tls: bool,
     pub declared_size: Option<u64>,
     /// The ingress region of the first recipient that has one (rule 14).
     pub region: Option<Region>,
@@ -94,6 +96,7 @@ impl OpenEnvelope {
             smtputf8: mail.smtputf8,
             ret: mail.ret,
             envid: mail.envid,
+            require_tls: mail.require_tls,
             declared_size: mail.size,
             region: None,
             counts: Vec::new(),
@@ -349,7 +352,12 @@ impl Session {
 
     fn extensions(&self) -> Extensions {
         let starttls = self.peer.tls.is_none() && self.offers_starttls();
-        Extensions { message_size: self.terms.limits.message_size, starttls, xclient: self.may_introduce }
+        Extensions {
+            message_size: self.terms.limits.message_size,
+            starttls,
+            require_tls: self.peer.tls.is_some(),
+            xclient: self.may_introduce,
+        }
     }
 
     /// The session begins anew with another client (Postfix's XCLIENT_README). What the peer proved of itself
@@ -397,6 +405,10 @@ impl Session {
             return self.refuse(phase, Reply::TlsNeeded);
         }
         if mail.has_parameters && !self.peer.esmtp {
+            return self.refuse(phase, Reply::UnknownParameter);
+        }
+        // It is offered in TLS only. RFC 8689 §4.1
+        if mail.require_tls && self.peer.tls.is_none() {
             return self.refuse(phase, Reply::UnknownParameter);
         }
         // Rule 55; the client is spared the sending (RFC 1870 §6.1). Not a fault: it asked.

@@ -43,6 +43,8 @@ pub struct MailFrom {
     pub ret: Option<Ret>,
     /// Still in xtext.
     pub envid: Option<String>,
+    /// RFC 8689
+    pub require_tls: bool,
     /// Only a client that said EHLO may use parameters.
     pub has_parameters: bool,
 }
@@ -154,6 +156,7 @@ fn mail_from(rest: &str) -> Result<MailFrom, CommandError> {
             "SMTPUTF8" if value.is_none() => mail.smtputf8 = true,
             "RET" => mail.ret = Some(ret(value)?),
             "ENVID" => mail.envid = Some(envid(value)?),
+            "REQUIRETLS" if value.is_none() => mail.require_tls = true,
             _ => return Err(CommandError::BadParameter),
         }
     }
@@ -167,7 +170,7 @@ fn mail_from(rest: &str) -> Result<MailFrom, CommandError> {
     Ok(mail)
 }
 
-const MAIL_PARAMETERS: [&str; 5] = ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID"];
+const MAIL_PARAMETERS: [&str; 6] = ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "REQUIRETLS"];
 const RCPT_PARAMETERS: [&str; 2] = ["NOTIFY", "ORCPT"];
 
 fn rcpt_to(rest: &str) -> Result<RcptTo, CommandError> {
@@ -420,6 +423,7 @@ mod tests {
             (b"MAIL FROM:<> =x", UnknownParameter),
             (b"MAIL FROM:<> SIZE=1 size=2", RepeatedParameter),
             (b"MAIL FROM:<> SMTPUTF8 SMTPUTF8", RepeatedParameter),
+            (b"MAIL FROM:<> REQUIRETLS=yes", BadParameter),
             (b"MAIL FROM:<a@b.example> ENVID=\xc3\xa9", BadParameter),
             (b"MAIL FROM:<a@\xc3\xa9.example>", Utf8NotDeclared),
             (b"RCPT TO:<>", BadRecipient),
@@ -440,7 +444,9 @@ mod tests {
     fn mail_carries_its_parameters() {
         assert_eq!(mail("MAIL FROM:<>"), Ok(MailFrom::default()));
         assert_eq!(
-            mail("mail from: <Anna@Contoso.com> size=10 Body=8BitMime SMTPUTF8 RET=hdrs ENVID=a+2Bb"),
+            mail(
+                "mail from: <Anna@Contoso.com> size=10 Body=8BitMime SMTPUTF8 RET=hdrs ENVID=a+2Bb requiretls"
+            ),
             Ok(MailFrom {
                 sender: Some(address("anna@contoso.com")),
                 size: Some(10),
@@ -448,6 +454,7 @@ mod tests {
                 smtputf8: true,
                 ret: Some(Ret::Headers),
                 envid: Some("a+2Bb".to_owned()),
+                require_tls: true,
                 has_parameters: true,
             })
         );

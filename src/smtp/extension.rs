@@ -1,6 +1,6 @@
 //! Extension: the EHLO keywords we offer, in the order of rule 54.
 //!
-//! `reply` writes them below the greeting. Owns our own list only. LIMITS and REQUIRETLS join it once they work.
+//! `reply` writes them below the greeting. Owns our own list only. LIMITS joins it once it works.
 
 use std::io::Write as _;
 
@@ -13,6 +13,8 @@ pub struct Extensions {
     pub message_size: u64,
     /// Whether STARTTLS may be used now: offered, and not yet in TLS (RFC 3207 §4.2).
     pub starttls: bool,
+    /// Whether REQUIRETLS may be used: in TLS only (RFC 8689 §3).
+    pub require_tls: bool,
     /// Whether this client may speak for others.
     pub xclient: bool,
 }
@@ -31,6 +33,10 @@ impl Extensions {
             out.extend_from_slice(xclient::OFFER);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"250 SMTPUTF8");
+        out.extend_from_slice(if self.require_tls {
+            b"250-SMTPUTF8\r\n250 REQUIRETLS"
+        } else {
+            b"250 SMTPUTF8"
+        });
     }
 }

@@ -611,7 +611,8 @@ mod tests {
     fn ehlo_lists_what_is_offered_in_order() {
         let ip = "192.0.2.1".parse().expect("an address");
         let hello = |starttls| {
-            let extensions = Extensions { message_size: 157_286_400, starttls, xclient: false };
+            let extensions =
+                Extensions { message_size: 157_286_400, starttls, require_tls: false, xclient: false };
             plain(Answer::new(Reply::Hello, Detail::Extensions(ip, extensions)))
         };
         assert_eq!(
@@ -657,7 +658,10 @@ mod tests {
                 Detail::Octets(u64::MAX),
                 Detail::Message(MessageId::from_raw(u64::MAX)),
                 Detail::Listed(v6, longest_name.as_str().into()),
-                Detail::Extensions(v6, Extensions { message_size: u64::MAX, starttls: true, xclient: true }),
+                Detail::Extensions(
+                    v6,
+                    Extensions { message_size: u64::MAX, starttls: true, require_tls: true, xclient: true },
+                ),
             ];
             for detail in details {
                 // Only EHLO carries extensions.

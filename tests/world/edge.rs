@@ -119,8 +119,11 @@ impl Command {
 
 impl Edge {
     pub fn builder(region: &str) -> Builder {
+        Self::builder_at(region, free_address())
+    }
+
+    pub fn builder_at(region: &str, address: SocketAddr) -> Builder {
         let folder = Folder::new();
-        let address = free_address();
         let here = folder.display();
         let settings = format!(
             "[node]\nhostname = \"edge1.{}.example.net\"\nregion = \"{region}\"\nstate_dir = \"{here}/state\"\n\
