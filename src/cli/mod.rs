@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 "the answer is no", 2 usage or configuration error.
 
+mod connector;
 mod directory;
 mod dns;
 mod explain;
@@ -49,6 +50,9 @@ enum Command {
     /// The accepted domains, users and what does not fit together.
     #[command(subcommand)]
     Directory(directory::Command),
+    /// What connectors there are, and whether one works.
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// What the DNS should say of a domain, what it says, and the zone of all MX targets.
     #[command(subcommand)]
     Dns(dns::Dns),
@@ -125,6 +129,7 @@ fn dispatch(cli: &Cli) -> u8 {
             print!("{}", config::example());
             YES
         }
+        Command::Connector(connector) => with_config(cli, |loaded| block_on(connector.run(loaded, cli.json))),
         Command::Explain(explain) => with_config(cli, |loaded| block_on(explain.run(loaded, cli.json))),
         Command::Queue(QueueCommand::Summary) => ask(cli, "/v1/queue", print_lanes),
         Command::Queue(QueueCommand::List) => ask(cli, "/v1/queue/messages", print_messages),

@@ -562,7 +562,7 @@ async fn open_spool(
 }
 
 /// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
-fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<delivery::Services, Error> {
+pub fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<delivery::Services, Error> {
     let identities = certificates::identities(settings)?;
     Ok(delivery::Services {
         hostname: settings.node.hostname.as_str().into(),

@@ -13,6 +13,7 @@ mod dialogue;
 mod inline;
 mod internet;
 mod maildir;
+mod probe;
 mod transfer;
 mod troubled;
 mod verdict;
@@ -23,6 +24,7 @@ mod tests;
 pub use courier::Courier;
 pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
 pub use internet::{Internet, Private, Settings as InternetSettings, StsSettings};
+pub use probe::{Step, probe};
 pub use troubled::Troubled;
 
 use std::sync::Arc;
