@@ -14,7 +14,7 @@ use crate::dns::Resolver;
 use crate::mail::{self, Address, SpfResult};
 
 use super::body::BodyHash;
-use super::findings::{Dmarc, Finding, Findings, Mark, Policy};
+use super::findings::{Dmarc, Finding, Findings, Mark, Policy, Unread};
 use super::head::{Head, Lack, Pushed, Room};
 use super::message::{Judge, Judged, Message, Sender, Unreadable, Wanted};
 use super::{Settings, iprev, spf};
@@ -215,7 +215,7 @@ impl Origin {
         let result = spf.as_ref().map(|spf| spf.result);
         let (spf, spf_explanation) = spf.map(|spf| (spf.finding, spf.explanation)).unzip();
         let all = spf.into_iter().chain(iprev).collect();
-        Findings { all, spf: result, spf_explanation: spf_explanation.flatten(), dmarc: None }
+        Findings { all, spf: result, spf_explanation: spf_explanation.flatten(), dmarc: None, unread: None }
     }
 }
 
@@ -347,6 +347,7 @@ impl Examination {
         // In the order of RFC 8601's examples: what the message was sent by, what it is signed by, policy.
         let iprev =
             (findings.all.last().is_some_and(|last| last.method == "iprev")).then(|| findings.all.pop());
+        findings.unread = judged.unread;
         findings.all.extend(judged.dkim);
         if let Some((finding, dmarc)) = judged.dmarc {
             findings.all.push(finding);
@@ -369,18 +370,17 @@ impl Examination {
         };
         let head = match self.head.bytes() {
             Ok(head) => head,
-            Err(Lack::TooLong) => return unread(&wanted, Mark::PermError, "header section is too long"),
-            Err(Lack::NoRoom) => return unread(&wanted, Mark::TempError, "too much is under way"),
+            Err(Lack::TooLong) => return unreadable(&wanted, "header section is too long"),
+            Err(Lack::NoRoom) => {
+                let judged = unread(&wanted, Mark::TempError, "too much is under way");
+                return Judged { unread: Some(Unread::NoRoom), ..judged };
+            }
         };
         let mut message = match Message::read(head, &wanted) {
             Ok(message) => message,
             Err(Unreadable::Empty) => return unread(&wanted, Mark::None, "no header section"),
-            Err(Unreadable::Malformed) => {
-                return unread(&wanted, Mark::PermError, "header section is malformed");
-            }
-            Err(Unreadable::TooManyFields) => {
-                return unread(&wanted, Mark::PermError, "too many header fields");
-            }
+            Err(Unreadable::Malformed) => return unreadable(&wanted, "header section is malformed"),
+            Err(Unreadable::TooManyFields) => return unreadable(&wanted, "too many header fields"),
         };
         message.put_hashes(hashes);
         let auth = &self.auth;
@@ -389,6 +389,10 @@ impl Examination {
 }
 
 /// Of a message that cannot be read, every method says the same.
+fn unreadable(wanted: &Wanted, why: &str) -> Judged {
+    Judged { unread: Some(Unread::Header), ..unread(wanted, Mark::PermError, why) }
+}
+
 fn unread(wanted: &Wanted, mark: Mark, why: &str) -> Judged {
     let finding = |method| Finding::new(method, mark).because(why);
     let dmarc = Dmarc { mark, domain: None, policy: Policy::None };
@@ -396,5 +400,6 @@ fn unread(wanted: &Wanted, mark: Mark, why: &str) -> Judged {
         dkim: wanted.dkim.then(|| finding("dkim")).into_iter().collect(),
         arc: None,
         dmarc: wanted.dmarc.then(|| (finding("dmarc"), dmarc)),
+        unread: None,
     }
 }

@@ -164,6 +164,17 @@ pub struct Findings {
     /// What the domain that SPF fails says to it.
     pub spf_explanation: Option<String>,
     pub dmarc: Option<Dmarc>,
+    /// Why the message itself was not looked at.
+    pub unread: Option<Unread>,
+}
+
+/// Why nothing can be said of what a message is signed by, or of its author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// Its header section is malformed, too long, or has too many fields.
+    Header,
+    /// Too much is under way at once.
+    NoRoom,
 }
 
 impl Findings {

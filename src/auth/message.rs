@@ -25,7 +25,7 @@ use crate::mail::{Domain, SpfResult};
 
 use super::answers::{Answers, Kind, policy_name};
 use super::body::BodyHash;
-use super::findings::{Dmarc, Finding, Mark, Policy};
+use super::findings::{Dmarc, Finding, Mark, Policy, Unread};
 
 /// Header fields of one message; more is nobody's letter.
 const FIELDS_LIMIT: usize = 2000;
@@ -79,7 +79,10 @@ pub(super) enum Unreadable {
 
 impl<'h> Message<'h> {
     pub(super) fn read(head: &'h [u8], wanted: &Wanted) -> Result<Self, Unreadable> {
-        let Some(mut parsed) = AuthenticatedMessage::parse(head) else { return Err(Unreadable::Empty) };
+        let Some(mut parsed) = AuthenticatedMessage::parse(head) else {
+            let is_empty = head.iter().all(u8::is_ascii_whitespace);
+            return Err(if is_empty { Unreadable::Empty } else { Unreadable::Malformed });
+        };
         let ends_early = parsed.raw_body().iter().any(|byte| !byte.is_ascii_whitespace());
         if ends_early || matches!(head.first(), Some(b' ' | b'\t')) {
             return Err(Unreadable::Malformed);
@@ -173,6 +176,7 @@ pub(super) struct Judged {
     pub(super) dkim: Vec<Finding>,
     pub(super) arc: Option<Finding>,
     pub(super) dmarc: Option<(Finding, Dmarc)>,
+    pub(super) unread: Option<Unread>,
 }
 
 /// What SPF said, for DMARC: whose domain it was about, and the result.

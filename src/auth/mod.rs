@@ -13,7 +13,7 @@ mod message;
 pub mod spf;
 
 pub use examination::{Auth, Client, Examination, Extent, Origin, Rule52};
-pub use findings::{Dmarc, Finding, Findings, Mark, Policy};
+pub use findings::{Dmarc, Finding, Findings, Mark, Policy, Unread};
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -60,6 +60,8 @@ pub enum Reason {
     Ipv6Unauthenticated,
     /// What fails DMARC, where its author's domain asks that such mail be refused.
     DmarcRejected(Domain),
+    /// Where DMARC is enforced: a header section of which nobody can say whose it is.
+    HeaderUnreadable,
     /// Rule 16.
     NoSubscription,
     /// Rule 17: the accepted-domain lookup failed or timed out.
@@ -97,6 +99,7 @@ impl Reason {
             Self::Ipv6WithoutPtr => "ipv6-without-ptr",
             Self::Ipv6Unauthenticated => "ipv6-unauthenticated",
             Self::DmarcRejected(_) => "dmarc-rejected",
+            Self::HeaderUnreadable => "header-unreadable",
             Self::NoSubscription => "no-subscription",
             Self::DomainLookupFailed => "domain-lookup-failed",
             Self::RecipientLookupFailed => "recipient-lookup-failed",
@@ -126,6 +129,7 @@ impl Reason {
             | Self::Ipv6WithoutPtr
             | Self::Ipv6Unauthenticated
             | Self::DmarcRejected(_)
+            | Self::HeaderUnreadable
             | Self::NoSubscription
             | Self::Overloaded
             | Self::NoRoute
@@ -154,6 +158,7 @@ impl Reason {
             | Self::Ipv6WithoutPtr
             | Self::Ipv6Unauthenticated
             | Self::DmarcRejected(_)
+            | Self::HeaderUnreadable
             | Self::NoSubscription
             | Self::DomainLookupFailed
             | Self::RecipientLookupFailed

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::auth::{self, Auth, Examination, Extent, Findings, Ipv6, Rule52};
+use crate::auth::{self, Auth, Examination, Extent, Findings, Ipv6, Rule52, Unread};
 use crate::clock::Timestamp;
 use crate::decision::{Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via};
 use crate::delivery::{Opening, Taken, Verdict};
@@ -559,8 +559,12 @@ impl Connection {
         // Rule 53
         let rule_52 = extent.rule_52() == Rule52::Applies && self.connector().is_none();
         let findings = Box::pin(examination.conclude()).await;
-        let reason = match findings.rejected_by() {
-            Some(domain) if auth.settings().dmarc_reject => Some(Reason::DmarcRejected(domain.clone())),
+        let rejects = auth.settings().dmarc_reject;
+        let reason = match (findings.rejected_by(), findings.unread) {
+            (Some(domain), _) if rejects => Some(Reason::DmarcRejected(domain.clone())),
+            // What hides its author is not let in for that.
+            (_, Some(Unread::Header)) if rejects => Some(Reason::HeaderUnreadable),
+            (_, Some(Unread::NoRoom)) if rejects => Some(Reason::Overloaded),
             _ if rule_52 && !findings.passes_spf_or_dkim() => match auth.settings().ipv6 {
                 Ipv6::Enforce => Some(Reason::Ipv6Unauthenticated),
                 Ipv6::Record => {
@@ -568,7 +572,7 @@ impl Connection {
                     None
                 }
             },
-            Some(_) | None => None,
+            _ => None,
         };
         self.shared.reporter.note(&Event::Examined {
             session: self.id,

@@ -501,6 +501,7 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
         | Reason::Ipv6WithoutPtr
         | Reason::Ipv6Unauthenticated
         | Reason::DmarcRejected(_)
+        | Reason::HeaderUnreadable
         | Reason::NoSubscription
         | Reason::WrongRegion
         | Reason::MixedRegions

@@ -22,6 +22,7 @@ pub fn reply_for(reason: &Reason) -> Reply {
         Reason::Ipv6WithoutPtr => Reply::Ipv6WithoutPtr,
         Reason::Ipv6Unauthenticated => Reply::Ipv6Unauthenticated,
         Reason::DmarcRejected(_) => Reply::DmarcRejected,
+        Reason::HeaderUnreadable => Reply::HeaderUnreadable,
         Reason::NoSubscription => Reply::NoSubscription,
         Reason::DomainLookupFailed => Reply::DomainLookupFailed,
         Reason::RecipientLookupFailed | Reason::Overloaded => Reply::TryAgainLater,

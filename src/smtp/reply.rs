@@ -98,6 +98,7 @@ catalogue! {
     BlockListed         "block-listed"          550 "5.7.1"   "Service unavailable; Client host [{ip}] blocked using {zone}" "limits.dnsbl, action reject";
     BlockListedForNow   "block-listed-for-now"  451 "4.7.1"   "Service unavailable; Client host [{ip}] blocked using {zone}" "limits.dnsbl, action defer";
     DmarcRejected       "dmarc-rejected"        550 "5.7.509" "Access denied, sending domain [{domain}] does not pass DMARC verification and has a DMARC policy of reject." "auth.dmarc_reject";
+    HeaderUnreadable    "header-unreadable"     550 "5.6.0"   "Message header cannot be read" "auth.dmarc_reject";
     BadHelo             "bad-helo"              550 "5.7.506" "Access Denied, Bad HELO" "rule 64";
 
     // Limits.
