@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,12 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
 use super::https::Https;
+use crate::clock::{Clock, Timestamp};
 use crate::directory::Directory;
 use crate::limits::Limits;
 use crate::mail::MessageId;
 use crate::net::ServerTls;
 use crate::queue::Queue;
-use crate::report::{Gauges, Reporter};
+use crate::report::{self, Gauges, Reporter};
 use crate::spool::{Pressure, Spool};
 
 /// What the operator asks of the daemon as a whole.
@@ -134,10 +135,21 @@ async fn ready(State(door): State<Arc<Door>>) -> Response {
     }
 }
 
-async fn metrics(State(door): State<Arc<Door>>) -> Response {
+/// In the form that is asked for: OpenMetrics, or the older text form.
+async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
     let spool = door.spool.state();
-    let down = door.queue.lanes().iter().filter(|lane| lane.state == "down").count();
+    let lanes = door.queue.lanes();
+    let down = lanes.iter().filter(|lane| lane.state == "down").count();
+    let received = lanes.iter().filter_map(|lane| Timestamp::parse(lane.oldest.as_deref()?));
+    let oldest = received.min().map_or(0, |received| Clock::System.now().since(received).as_secs());
+    let pressure = match spool.pressure {
+        Pressure::Free => 0,
+        Pressure::Full => 1,
+        Pressure::Failed => 2,
+    };
     let mut gauges = Gauges(vec![
+        ("queue_oldest_seconds", "Since the oldest message that waits was received", oldest),
+        ("spool_pressure", "Whether the spool takes mail: 0 yes, 1 it is full, 2 it has failed", pressure),
         (
             "queue_messages",
             "Messages waiting or under way, counted once per next hop",
@@ -162,7 +174,12 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
     ]);
     gauges.0.extend(door.directory.figures());
     let page = door.reporter.metrics().render(&gauges);
-    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], page).into_response()
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accepted.contains("application/openmetrics-text") {
+        return ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
+            .into_response();
+    }
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], report::classic(&page)).into_response()
 }
 
 async fn status(State(door): State<Arc<Door>>) -> Json<Status> {

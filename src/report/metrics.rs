@@ -2,6 +2,7 @@
 //!
 //! Label sets are bounded: reasons, regions of our own list and outcomes; never a stranger's address or domain.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -410,4 +411,25 @@ impl Metrics {
         page.push_str("# EOF\n");
         page
     }
+}
+
+/// An OpenMetrics page in Prometheus's older text form: there a counter's name ends in `_total` everywhere.
+pub fn classic(page: &str) -> String {
+    let counters: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut classic = String::with_capacity(page.len());
+    for line in page.lines().filter(|line| !line.starts_with("# EOF") && !line.starts_with("# UNIT")) {
+        let mut words = line.splitn(4, ' ');
+        let renamed = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind @ ("TYPE" | "HELP")), Some(name), Some(rest))
+                if counters.contains(name) =>
+            {
+                Some(format!("# {kind} {name}_total {rest}"))
+            }
+            _ => None,
+        };
+        classic.push_str(renamed.as_deref().unwrap_or(line));
+        classic.push('\n');
+    }
+    classic
 }

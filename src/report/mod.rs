@@ -12,7 +12,7 @@ pub mod notice;
 
 pub use event::{Event, Parting, Relay};
 pub use log::{Format, reopen as reopen_log, start as start_log};
-pub use metrics::{Gauges, Metrics};
+pub use metrics::{Gauges, Metrics, classic};
 
 use std::sync::Arc;
 
