@@ -374,7 +374,7 @@ fn a_flood_of_networks_is_forgotten_and_the_heavy_one_is_not() {
         }
     }
     assert!(turned_away >= 30, "{turned_away}");
-    assert!(metric(&edge, "landfall_limit_counter_evictions") > 500);
+    assert!(metric(&edge, "landfall_limit_evictions") > 500);
     let status = edge.command(&["status", "--json"]).json();
     assert_eq!(status["limited"]["connections_per_ip_per_minute"], turned_away);
 }

@@ -167,7 +167,7 @@ async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response 
         ("spool_refused_drafts", "Messages that could not be stored", spool.refused_drafts),
         ("spool_quarantined", "Messages set aside", spool.quarantined),
         (
-            "limit_counter_evictions",
+            "limit_evictions",
             "Addresses, recipients and tenants that were forgotten although they counted (limits.counters)",
             door.limits.evictions(),
         ),
