@@ -151,6 +151,11 @@ impl Client {
         Self { network: network_of(ip), spared }
     }
 
+    /// Itself, unless it speaks for a client elsewhere.
+    pub fn at(self, ip: IpAddr, terms: &Terms) -> Self {
+        if network_of(ip) == self.network { self } else { Self::new(ip, terms) }
+    }
+
     /// The same client, for whom no limit holds.
     pub fn spared(self) -> Self {
         Self { spared: Spared::Everything, ..self }
@@ -452,7 +457,10 @@ mod tests {
             (0..3).map(|_| limits.begin_message(terms, client, at(0)).is_ok()).collect()
         };
         assert_eq!(all(client("192.0.2.200"), &terms()), [true; 3]);
-        assert_eq!(all(client("192.0.2.2").spared(), &terms()), [true; 3]);
+        let spared = client("192.0.2.2").spared();
+        assert_eq!(all(spared, &terms()), [true; 3]);
+        assert_eq!(spared.at("192.0.2.2".parse().expect("v4"), &terms()), spared);
+        assert_eq!(spared.at("192.0.2.3".parse().expect("v4"), &terms()), client("192.0.2.3"));
         assert_eq!(all(client("127.0.0.1"), &defaults), [true; 3]);
         assert_eq!(all(client("127.0.0.1"), &terms()), [true, true, false]);
         assert_eq!(all(client("192.0.2.1"), &defaults), [true, true, false]);

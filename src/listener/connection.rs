@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{self, Auth, Examination, Extent, Findings, Ipv6, Rule52, Unread};
 use crate::clock::Timestamp;
-use crate::decision::{Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via};
+use crate::decision::{
+    Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via, peer_edge,
+};
 use crate::delivery::{Opening, Taken, Verdict};
 use crate::inquiry::{Asked, Circumstances, Names};
 use crate::limits::{self, Addressed, Candour, Client, Due, Limit, Owner};
@@ -363,11 +365,16 @@ impl Connection {
         self.limits = self.shared.limits.terms();
         self.dues.clear();
         let pressure = *self.shared.pressure.borrow();
-        let attributed = match pressure {
-            Pressure::Free => self.attribute(sender).await,
+        let within = match pressure {
+            Pressure::Free => self.within_rates(),
             Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
         };
-        match attributed.and_then(|attributed| self.within_rates(attributed)) {
+        // Who comes too often is told so before anything is looked up.
+        let attributed = match within {
+            Ok(()) => self.attribute(sender).await,
+            Err(reason) => Err(reason),
+        };
+        match attributed {
             Ok(attributed) => {
                 Attributed { attribution: self.attribution, via: self.via } = attributed;
                 self.partner = None;
@@ -390,14 +397,19 @@ impl Connection {
     }
 
     /// Rule 59, which does not hold for edges of ours: their mail has entered already (section 6).
-    fn within_rates(&mut self, attributed: Attributed) -> Result<Attributed, Reason> {
-        if matches!(attributed.attribution, Attribution::PeerEdge(_)) && !self.client.is_spared() {
-            self.shared.limits.forgive_connection(self.client, self.now());
-            self.client = self.client.spared();
+    fn within_rates(&mut self) -> Result<(), Reason> {
+        let peer = self.session.peer();
+        // A trusted peer may have said since for whom it speaks.
+        let client = self.client.at(peer.ip, &self.limits);
+        if client != self.client {
+            self.listed = None;
         }
-        let begun = self.shared.limits.begin_message(&self.limits, self.client, self.now());
-        begun.map_err(Reason::Limited)?;
-        Ok(attributed)
+        self.client = client;
+        if !client.is_spared() && peer_edge(&self.rules, peer, &mut Trail::off()).is_some() {
+            self.shared.limits.forgive_connection(client, self.now());
+            self.client = client.spared();
+        }
+        self.shared.limits.begin_message(&self.limits, self.client, self.now()).map_err(Reason::Limited)
     }
 
     /// Once a session. What they say is told at RCPT: mail to postmaster passes all the same (RFC 5321 §4.5.1).
