@@ -419,7 +419,8 @@ impl Connection {
             return;
         }
         let peer = self.session.peer();
-        let findings = limits::look_up(lists, &self.shared.resolver, peer.ip).await;
+        // Rare, and not small: sessions at rest need no room for it.
+        let findings = Box::pin(limits::look_up(lists, &self.shared.resolver, peer.ip)).await;
         for finding in &findings {
             self.shared.reporter.note(&match finding {
                 limits::Finding::Listed { zone, action } => {
@@ -976,7 +977,8 @@ impl Connection {
     async fn conclude(&mut self, mut open: OpenEnvelope) -> Input<'static> {
         self.chunks = None;
         if let Some(handover) = self.handover.take()
-            && let Some(handed_over) = self.hand_over(handover, &mut open).await
+            // Apart, or every session at rest would keep room for it.
+            && let Some(handed_over) = Box::pin(self.hand_over(handover, &mut open)).await
         {
             self.draft = None;
             return Input::HandedOver(handed_over);
