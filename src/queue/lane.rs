@@ -512,6 +512,15 @@ impl Lane {
         self.ready.values().chain(self.waiting.values()).map(|job| &**job)
     }
 
+    /// When the oldest message here was received. Names rise with time, so that nobody has to look at all.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        let first = |jobs: &BTreeMap<MessageId, Box<Job>>| {
+            jobs.first_key_value().map(|(_, job)| job.envelope.received_at)
+        };
+        let flight = self.in_flight.first_key_value().map(|(_, flight)| flight.envelope.received_at);
+        [first(&self.ready), first(&self.waiting), flight].into_iter().flatten().min()
+    }
+
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Flight> {
         self.in_flight.values()
     }

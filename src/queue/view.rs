@@ -36,12 +36,7 @@ impl LaneView {
             state,
             messages: lane.len(),
             in_flight: lane.in_flight().count(),
-            oldest: lane
-                .jobs()
-                .map(|job| job.envelope.received_at)
-                .chain(lane.in_flight().map(|flight| flight.envelope.received_at))
-                .min()
-                .map(|at| at.to_string()),
+            oldest: lane.oldest().map(|at| at.to_string()),
             next_probe,
             down_since,
             last_reply: lane.last().map(|reply| reply.line()),
