@@ -1,13 +1,15 @@
-//! Directory: what the directory holds, and what in it does not fit together.
+//! Directory: what the directory holds, what in it does not fit together, and how it gets into a database.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
 
 use super::{Cli, MISTAKE, NO, YES, print_json};
-use crate::config::{self, Settings};
+use crate::config::{self, DirectorySource, Settings};
 use crate::daemon;
-use crate::directory::{self, Directory, Table};
+use crate::directory::{self, Counts, Directory, Imported, Register, Table};
+use crate::document::Notes;
 
 /// A directory service's first word.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,17 +22,29 @@ pub(super) enum Command {
     Stats,
     /// Put the database's schema in place, or bring it up to date; harmless when it is.
     Migrate,
+    /// Put a directory file, or a user file (.csv), into the database, in one transaction.
+    ///
+    /// Of the tenants in a directory file the database then holds what the file does, and nothing else;
+    /// other tenants stay. A user file adds and changes users and takes none away.
+    Import {
+        file: PathBuf,
+        /// Say what would change, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 pub(super) async fn run(cli: &Cli, command: &Command, loaded: config::Loaded) -> u8 {
-    match command {
+    let done = match command {
         Command::Check => check(cli, loaded).await,
         Command::Stats => stats(cli, loaded).await,
         Command::Migrate => migrate(cli, &loaded.settings).await,
-    }
+        Command::Import { file, dry_run } => import(cli, loaded, file, *dry_run).await,
+    };
+    done.unwrap_or_else(|code| code)
 }
 
-/// The directory as commands see it: without a snapshot, and with the service's first word.
+/// The directory as mail sees it: without a snapshot, and with the service's first word.
 pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory, u8> {
     let opened = daemon::directory(settings, table, None).map_err(|trouble| {
         eprintln!("the directory: {trouble}");
@@ -43,32 +57,65 @@ pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory,
     Ok(opened.0)
 }
 
-async fn check(cli: &Cli, loaded: config::Loaded) -> u8 {
-    let regions = loaded.settings.known_regions();
-    let directory = match open(&loaded.settings, loaded.table).await {
-        Ok(directory) => directory,
-        Err(code) => return code,
+/// The directory as operators see it.
+pub(super) async fn register(loaded: config::Loaded) -> Result<(Settings, Register), u8> {
+    let config::Loaded { settings, table, .. } = loaded;
+    let Some(service) = daemon::directory_service(&settings, None) else {
+        let path = match &settings.directory.source {
+            DirectorySource::File(path) => path.clone(),
+            DirectorySource::Postgres(_) => PathBuf::new(),
+        };
+        let regions = settings.known_regions();
+        return Ok((settings, Register::of_file(path, table, regions)));
     };
-    let findings: Vec<String> = directory.check(&regions).iter().map(ToString::to_string).collect();
+    let opened = tokio::time::timeout(PATIENCE, Register::of_service(&service)).await;
+    match opened {
+        Ok(Ok((register, warnings))) => {
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            Ok((settings, register))
+        }
+        Ok(Err(trouble)) => Err(failed(&trouble)),
+        Err(_) => {
+            eprintln!("the directory: no answer within {} s", PATIENCE.as_secs());
+            Err(NO)
+        }
+    }
+}
+
+pub(super) fn failed(trouble: &directory::Trouble) -> u8 {
+    eprintln!("the directory: {trouble}");
+    NO
+}
+
+async fn check(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
+    let (_, mut register) = register(loaded).await?;
+    let mut count = 0_u64;
+    let mut findings = Vec::new();
+    let checked = register.check(|finding| {
+        count += 1;
+        if cli.json {
+            findings.push(finding.to_string());
+        } else {
+            println!("{finding}");
+        }
+    });
+    checked.await.map_err(|trouble| failed(&trouble))?;
     if cli.json {
         print_json(&serde_json::json!({ "findings": findings }));
     } else {
-        findings.iter().for_each(|finding| println!("{finding}"));
-        println!("{} findings", findings.len());
+        println!("{count} findings");
     }
-    if findings.is_empty() { YES } else { NO }
+    Ok(if count == 0 { YES } else { NO })
 }
 
-async fn stats(cli: &Cli, loaded: config::Loaded) -> u8 {
-    let directory = match open(&loaded.settings, loaded.table).await {
-        Ok(directory) => directory,
-        Err(code) => return code,
-    };
-    let table = directory.table();
+async fn stats(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
+    let (_, mut register) = register(loaded).await?;
+    let users = register.user_count().await.map_err(|trouble| failed(&trouble))?;
+    let table = register.table();
     let stats = [
-        ("tenants", table.tenants().count()),
-        ("domains", table.domain_count()),
-        ("users", table.user_count()),
+        ("tenants", table.tenants().count() as u64),
+        ("domains", table.domain_count() as u64),
+        ("users", users),
     ];
     if cli.json {
         print_json(
@@ -80,34 +127,103 @@ async fn stats(cli: &Cli, loaded: config::Loaded) -> u8 {
     } else {
         stats.iter().for_each(|(name, count)| println!("{name:<10}{count}"));
     }
-    YES
+    Ok(YES)
 }
 
-async fn migrate(cli: &Cli, settings: &Settings) -> u8 {
+async fn migrate(cli: &Cli, settings: &Settings) -> Result<u8, u8> {
     let Some(service) = daemon::directory_service(settings, None) else {
         eprintln!("the directory is a file: only a database has a schema");
-        return MISTAKE;
+        return Err(MISTAKE);
     };
-    match directory::migrate(&service, &settings.region_codes).await {
-        Ok(migration) => {
-            let regions: Vec<String> = migration.regions.iter().map(ToString::to_string).collect();
-            if cli.json {
-                print_json(&serde_json::json!({
-                    "from": migration.from, "to": migration.to, "region_codes": regions,
-                }));
-            } else if migration.from == migration.to {
-                println!("the schema is up to date: version {}", migration.to);
-            } else {
-                println!("the schema went from version {} to {}", migration.from, migration.to);
-            }
-            if !cli.json && !regions.is_empty() {
-                println!("region codes added: {}", regions.join(" "));
-            }
-            YES
+    let migration =
+        directory::migrate(&service, &settings.region_codes).await.map_err(|trouble| failed(&trouble))?;
+    let regions: Vec<String> = migration.regions.iter().map(ToString::to_string).collect();
+    if cli.json {
+        print_json(&serde_json::json!({
+            "from": migration.from, "to": migration.to, "region_codes": regions,
+        }));
+        return Ok(YES);
+    }
+    if migration.from == migration.to {
+        println!("the schema is up to date: version {}", migration.to);
+    } else {
+        println!("the schema went from version {} to {}", migration.from, migration.to);
+    }
+    if !regions.is_empty() {
+        println!("region codes added: {}", regions.join(" "));
+    }
+    Ok(YES)
+}
+
+async fn import(cli: &Cli, loaded: config::Loaded, file: &Path, dry_run: bool) -> Result<u8, u8> {
+    if daemon::directory_service(&loaded.settings, None).is_none() {
+        eprintln!("the directory is a file: import is for directory.source = \"postgres\"");
+        return Err(MISTAKE);
+    }
+    let (settings, mut register) = register(loaded).await?;
+    let (text, table, regions) = read(&settings, &register, file)?;
+    let imported = register
+        .import(text.as_deref(), &table, &regions, dry_run)
+        .await
+        .map_err(|trouble| failed(&trouble))?;
+    if cli.json {
+        print_json(&serde_json::json!({ "dry_run": dry_run, "imported": imported }));
+    } else {
+        print(&imported);
+        println!(
+            "{}",
+            if dry_run { "nothing was changed: a dry run" } else { "done; every node knows within 2 s" }
+        );
+    }
+    Ok(YES)
+}
+
+/// What a file holds, checked as the daemon would. Without its text, when it holds users alone.
+fn read(
+    settings: &Settings,
+    register: &Register,
+    file: &Path,
+) -> Result<(Option<String>, Table, crate::mail::Regions), u8> {
+    let shown = file.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        eprintln!("{shown}: cannot be read: {error}");
+        MISTAKE
+    };
+    let is_csv = file.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv"));
+    let mut regions = settings.known_regions();
+    let text = if is_csv {
+        std::fs::metadata(file).map_err(unreadable)?;
+        // The users of domains that the database has.
+        regions = register.regions().clone();
+        let path = std::path::absolute(file).map_err(unreadable)?;
+        let named = toml::Value::String(path.display().to_string());
+        format!("{}\n[[user_file]]\npath = {named}\n", register.outline())
+    } else {
+        std::fs::read_to_string(file).map_err(unreadable)?
+    };
+    let base = file.parent().unwrap_or(Path::new(""));
+    let notes = Notes::default();
+    let table = directory::read(&shown, &text, base, &regions, settings.directory.subaddress, &notes);
+    match notes.verdict() {
+        Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return Err(MISTAKE);
         }
-        Err(trouble) => {
-            eprintln!("the directory: {trouble}");
-            NO
-        }
+    }
+    Ok(((!is_csv).then_some(text), table, regions))
+}
+
+fn print(imported: &Imported) {
+    let Imported { tenants, domains, connectors, users, addresses } = imported;
+    println!("{:<12}{:>10}{:>10}{:>10}", "", "added", "changed", "removed");
+    for (kind, Counts { added, changed, removed }) in [
+        ("tenants", tenants),
+        ("domains", domains),
+        ("connectors", connectors),
+        ("users", users),
+        ("addresses", addresses),
+    ] {
+        println!("{kind:<12}{added:>10}{changed:>10}{removed:>10}");
     }
 }

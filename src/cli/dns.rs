@@ -33,7 +33,10 @@ pub(super) enum Dns {
 impl Dns {
     pub(super) async fn run(&self, loaded: config::Loaded, json: bool) -> u8 {
         let settings = loaded.settings;
-        let directory = Directory::new(loaded.table);
+        let directory = match super::directory::open(&settings, loaded.table).await {
+            Ok(directory) => directory,
+            Err(code) => return code,
+        };
         let certificates = certificates_in_use(&settings);
         let own = OwnCertificates { region: settings.node.region, records: &certificates };
         match self {

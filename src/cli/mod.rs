@@ -5,7 +5,9 @@
 mod connector;
 mod directory;
 mod dns;
+mod domain;
 mod explain;
+mod user;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::admin::client;
+use crate::directory::Register;
 use crate::document::parse_duration;
 use crate::{config, daemon};
 
@@ -47,12 +50,18 @@ enum Command {
     /// The queue of the running daemon.
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// The accepted domains, users and what does not fit together.
+    /// How much the directory holds, what in it does not fit together, and how it gets into a database.
     #[command(subcommand)]
     Directory(directory::Command),
     /// What connectors there are, and whether one works.
     #[command(subcommand)]
     Connector(connector::Connector),
+    /// The accepted domains, and moving one's mail to another region.
+    #[command(subcommand)]
+    Domain(domain::Command),
+    /// The users, and moving one to another region.
+    #[command(subcommand)]
+    User(user::Command),
     /// What the DNS should say of a domain, what it says, and the zone of all MX targets.
     #[command(subcommand)]
     Dns(dns::Dns),
@@ -134,6 +143,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Queue(QueueCommand::Summary) => ask(cli, "/v1/queue", print_lanes),
         Command::Queue(QueueCommand::List) => ask(cli, "/v1/queue/messages", print_messages),
         Command::Queue(QueueCommand::Retry(which)) => tell(cli, &retry_path(which)),
+        Command::Domain(command) => with_config(cli, |loaded| block_on(domain::run(cli, command, loaded))),
+        Command::User(command) => with_config(cli, |loaded| block_on(user::run(cli, command, loaded))),
         Command::Directory(command) => {
             with_config(cli, |loaded| block_on(directory::run(cli, command, loaded)))
         }
@@ -305,6 +316,20 @@ fn retry_path(which: &Which) -> String {
     path
 }
 
+/// After a change of the directory: from when on it counts, in words.
+async fn tell_of_change(settings: &config::Settings, register: &Register) -> String {
+    if !register.needs_reload() {
+        return "within 2 s at every node".to_owned();
+    }
+    match client::post(&settings.admin_socket(), "/v1/reload").await {
+        Ok(_) => "now: the running daemon has reloaded".to_owned(),
+        Err(client::Error::NotRunning(..)) => {
+            "from the next start or `landfall reload`: no daemon answers here".to_owned()
+        }
+        Err(error) => format!("not yet: the running daemon did not reload: {error}"),
+    }
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -325,7 +350,7 @@ fn print_fields(value: &serde_json::Value) {
 
 fn print_lanes(value: &serde_json::Value) {
     let columns = ["destination", "state", "messages", "in_flight", "oldest", "next_probe", "last_reply"];
-    print_table(value, &columns);
+    print_table(value, &columns, "nothing waits");
 }
 
 fn print_messages(value: &serde_json::Value) {
@@ -340,13 +365,13 @@ fn print_messages(value: &serde_json::Value) {
         "next_attempt",
         "last_reply",
     ];
-    print_table(value, &columns);
+    print_table(value, &columns, "nothing waits");
 }
 
-fn print_table(value: &serde_json::Value, columns: &[&str]) {
+fn print_table(value: &serde_json::Value, columns: &[&str], nothing: &str) {
     let rows = value.as_array().map(Vec::as_slice).unwrap_or_default();
     if rows.is_empty() {
-        println!("nothing waits");
+        println!("{nothing}");
         return;
     }
     let mut table = comfy_table::Table::new();

@@ -109,17 +109,27 @@ impl fmt::Display for Finding {
 
 /// All contradictions, domains first, each user's together; lazily, for there may be millions.
 pub(super) fn findings<'t>(table: &'t Table, regions: &'t Regions) -> impl Iterator<Item = Finding> + 't {
+    of_domains(table).chain(table.users().flat_map(move |(user, _)| of_user(table, &user, regions)))
+}
+
+pub(super) fn of_domains(table: &Table) -> impl Iterator<Item = Finding> {
     let mut domains: Vec<_> = table.domains().collect();
     domains.sort_by(|one, two| one.name.cmp(&two.name));
-    let of_domains = domains.into_iter().flat_map(|domain| {
+    domains.into_iter().flat_map(|domain| {
         let problems = domain_problems(domain).into_iter();
         problems.map(|problem| Finding { subject: Subject::Domain(domain.name.clone()), problem })
-    });
-    let of_users = table.users().flat_map(move |(user, _)| {
-        let problems = user_problems(table, &user, regions).into_iter();
-        problems.map(move |problem| Finding { subject: Subject::User(user.primary.clone()), problem })
-    });
-    of_domains.chain(of_users)
+    })
+}
+
+/// What contradicts itself in one user, wherever it comes from.
+pub(super) fn of_user(
+    table: &Table,
+    user: &User,
+    regions: &Regions,
+) -> impl Iterator<Item = Finding> + use<> {
+    let subject = Subject::User(user.primary.clone());
+    let problems = user_problems(table, user, regions).into_iter();
+    problems.map(move |problem| Finding { subject: subject.clone(), problem })
 }
 
 fn domain_problems(domain: &AcceptedDomain) -> Vec<Problem> {

@@ -19,6 +19,8 @@ mod follow;
 mod snapshot;
 mod postgres;
 mod remote;
+mod register;
+mod file_edit;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,8 +33,10 @@ pub use check::{Finding, Problem, Subject};
 pub use file::read;
 pub use front::Terms;
 pub use postgres::{
-    Migration, Settings as PostgresSettings, check_url as check_postgres_url, without_secret,
+    Counts, Imported, Migration, Settings as PostgresSettings, check_url as check_postgres_url,
+    without_secret,
 };
+pub use register::{Holds, Homes, Move, Register};
 pub use remote::{News, Service, Settings, migrate, open};
 pub use source::Trouble;
 pub use table::Table;

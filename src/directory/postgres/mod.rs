@@ -3,6 +3,8 @@
 //! Owns connecting, and the tables' schema. What nodes ask is in `link`; `docs/DIRECTORY.md` says which
 //! features of the database are used.
 
+mod desk;
+mod import;
 mod link;
 mod outline;
 mod schema;
@@ -16,8 +18,10 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use import::{Counts, Imported};
 pub use schema::Migration;
 
+pub(super) use desk::Desk;
 pub(super) use link::PostgresLink;
 
 use super::source::{Source, Trouble};

@@ -159,9 +159,13 @@ BEGIN
 END
 $$;
 
+-- Whoever sets landfall.quiet for a transaction notes the one change that stands for all of it: imports do.
 CREATE FUNCTION landfall.note_outline() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog AS $$
 BEGIN
+    IF current_setting('landfall.quiet', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO landfall.change (revision, what) VALUES (landfall.next_revision(), 'outline');
     RETURN NULL;
 END
@@ -170,6 +174,9 @@ $$;
 CREATE FUNCTION landfall.note_everything() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog AS $$
 BEGIN
+    IF current_setting('landfall.quiet', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO landfall.change (revision, what) VALUES (landfall.next_revision(), 'everything');
     RETURN NULL;
 END
@@ -181,6 +188,9 @@ SET search_path = pg_catalog AS $$
 DECLARE
     many bigint;
 BEGIN
+    IF current_setting('landfall.quiet', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     SELECT count(*) INTO many FROM (SELECT FROM changed LIMIT 10001) AS counted;
     IF many = 0 THEN
         RETURN NULL;
@@ -200,6 +210,9 @@ SET search_path = pg_catalog AS $$
 DECLARE
     many bigint;
 BEGIN
+    IF current_setting('landfall.quiet', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
     SELECT count(*) INTO many FROM (SELECT FROM changed LIMIT 10001) AS counted;
     IF many = 0 THEN
         RETURN NULL;

@@ -1,0 +1,288 @@
+//! Directory verbs: listing, showing and changing domains and users, and putting them into a database; the same
+//! answers for a file and for PostgreSQL.
+
+mod world;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use world::{CONTOSO, Edge, Postgres, until};
+
+const OK: &str = "250 2.1.5 Recipient OK";
+
+/// An edge with Contoso in a file, and one with the same in a database.
+fn both() -> (Edge, Edge, Postgres) {
+    let text = format!("# the directory of Contoso\n{CONTOSO}\n[[user_file]]\npath = \"users.csv\"\n");
+    let users = "address,aliases,preferred_data_location,licenses\n\
+                 carl@contoso.com,c@contoso.com;carlo@contoso.com,GBR,mail\nDora@contoso.com,,EUR,none\n";
+    let of_file = Edge::builder("EUR").directory(&text).offline();
+    fs::write(of_file.folder().join("users.csv"), users).expect("our own folder");
+    let postgres = Postgres::start();
+    let of_database = Edge::builder("EUR").with(&postgres.settings()).offline();
+    assert_eq!(of_database.command(&["directory", "migrate"]).code, 0);
+    let file = of_file.folder().join("directory.toml");
+    let imported = of_database.command(&["directory", "import", &file.display().to_string()]);
+    assert_eq!(imported.code, 0, "{imported:#?}");
+    (of_file, of_database, postgres)
+}
+
+/// The document, without what is different each time.
+fn timeless(mut document: Value) -> Value {
+    for key in ["window", "safe_until", "in_force", "changed_at"] {
+        if let Some(value) = document.get_mut(key).filter(|value| !value.is_null()) {
+            *value = "some".into();
+        }
+    }
+    document
+}
+
+/// Runs it with both; exit codes and documents must agree.
+fn agreed(edges: [&Edge; 2], arguments: &[&str]) -> (i32, Value) {
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+    let [one, two] = edges.map(|edge| edge.command(&arguments));
+    assert_eq!(one.code, two.code, "{one:#?} {two:#?}");
+    if one.stdout.is_empty() {
+        assert_eq!(one.stderr, two.stderr);
+        return (one.code, Value::Null);
+    }
+    let (first, second) = (timeless(one.json()), timeless(two.json()));
+    assert_eq!(first, second, "{arguments:?}");
+    (one.code, first)
+}
+
+#[test]
+fn a_file_and_a_database_give_the_same_answers() {
+    let (file, database, _postgres) = both();
+    let edges = [&file, &database];
+    let (code, domains) = agreed(edges, &["domain", "list"]);
+    assert_eq!(
+        (code, &domains[0]["domain"], &domains[0]["ingress"]),
+        (0, &json!("contoso.com"), &json!("EUR"))
+    );
+    let (code, shown) = agreed(edges, &["domain", "show", "CONTOSO.com"]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        shown["users"],
+        json!({ "total": 6, "in_region_routing": 2, "by_home_region": { "EUR": 3, "GBR": 1, "NAM": 2 } })
+    );
+    let (_, stats) = agreed(edges, &["directory", "stats"]);
+    assert_eq!(stats, json!({ "tenants": 1, "domains": 1, "users": 6 }));
+    let (code, user) = agreed(edges, &["user", "show", "CARLO@contoso.com"]);
+    assert_eq!((code, &user["address"], &user["home"]), (0, &json!("carl@contoso.com"), &json!("GBR")));
+    assert_eq!(user["aliases"], json!(["c@contoso.com", "carlo@contoso.com"]));
+    assert_eq!(user["in_region_routing"], "pdl-mismatch");
+    let (_, dora) = agreed(edges, &["user", "show", "dora@contoso.com"]);
+    assert_eq!((&dora["address"], &dora["licenses"]), (&json!("Dora@contoso.com"), &json!([])));
+    for refused in [
+        ["user", "show", "carl+tag@contoso.com"].as_slice(),
+        &["user", "show", "nobody@contoso.com"],
+        &["domain", "show", "fabrikam.com"],
+        &["domain", "set", "fabrikam.com", "--mail-flow-region", "EUR"],
+        &["domain", "set", "contoso.com", "--mail-flow-region", "JPN"],
+        &["user", "set", "anna@contoso.com", "--preferred-data-location", "JPN"],
+    ] {
+        assert_eq!(agreed(edges, refused).0, 1, "{refused:?}");
+    }
+    for mistake in [
+        ["domain", "set", "contoso.com", "--mail-flow-region", "EUX"].as_slice(),
+        &["user", "set", "anna", "--preferred-data-location", "EUR"],
+    ] {
+        assert_eq!(agreed(edges, mistake).0, 2, "{mistake:?}");
+    }
+    let listed = |edge: &Edge| {
+        let list = edge.command(&["user", "list", "--domain", "contoso.com", "--json"]).json();
+        let mut rows = list.as_array().expect("rows").clone();
+        rows.sort_by_key(|row| row["address"].to_string().to_lowercase());
+        rows
+    };
+    assert_eq!(listed(&file), listed(&database));
+    assert_eq!(listed(&file).len(), 6);
+    let check = agreed_findings(edges);
+    assert!(
+        check.iter().any(|finding| finding.starts_with("carl@contoso.com: lacks a licence: multi-geo")),
+        "{check:?}"
+    );
+}
+
+/// Of `directory check`, in one order.
+fn agreed_findings(edges: [&Edge; 2]) -> Vec<String> {
+    let [one, two] = edges.map(|edge| {
+        let check = edge.command(&["directory", "check", "--json"]);
+        assert_eq!(check.code, 1, "{check:#?}");
+        let mut findings: Vec<String> =
+            serde_json::from_value(check.json()["findings"].clone()).expect("a list of texts");
+        findings.sort();
+        findings
+    });
+    assert_eq!(one, two);
+    one
+}
+
+#[test]
+fn a_domain_moves_with_its_window() {
+    let (mut file, mut database, postgres) = both();
+    file.start();
+    database.start();
+    let anna_is_taken = |edge: &Edge| {
+        let mut client = edge.client();
+        client.say("MAIL FROM:<sender@example.org>");
+        client.say("RCPT TO:<anna@contoso.com>") == OK
+    };
+    let set = ["domain", "set", "contoso.com", "--mail-flow-region", "nam"];
+    let tried = agreed([&file, &database], &[set.as_slice(), &["--dry-run"]].concat()).1;
+    assert_eq!((&tried["changed"], &tried["dry_run"]), (&json!(true), &json!(true)));
+    let unchanged = agreed([&file, &database], &["domain", "show", "contoso.com"]).1;
+    assert_eq!(unchanged["mail_flow_region"], "EUR", "a dry run changes nothing");
+    let (code, told) = agreed([&file, &database], &set);
+    assert_eq!(code, 0);
+    assert_eq!(told["mail_flow_region"], json!({ "from": "EUR", "to": "NAM" }));
+    assert_eq!(told["ingress"], json!({ "from": "EUR", "to": "NAM" }));
+    assert_eq!(told["users"], json!({ "total": 6, "in_region_routing": { "from": 2, "to": 2 } }));
+    let shown = agreed([&file, &database], &["domain", "show", "contoso.com"]).1;
+    assert_eq!((&shown["previous_mail_flow_region"], &shown["changed_at"]), (&json!("EUR"), &json!("some")));
+    let text = fs::read_to_string(file.folder().join("directory.toml")).expect("there");
+    assert!(
+        text.starts_with("# the directory of Contoso\n") && text.contains("mail_flow_region = \"NAM\""),
+        "{text}"
+    );
+    // The old region accepts within the window, at the running daemons too.
+    for edge in [&file, &database] {
+        until("the change to count", || {
+            edge.command(&["explain", "anna@contoso.com"]).stdout.contains("rule 21").then_some(())
+        });
+        assert!(anna_is_taken(edge));
+    }
+    assert!(file.log().contains("\"reloaded\""), "the daemon was told");
+    assert_eq!(postgres.sql("SELECT previous_mail_flow_region FROM landfall.domain"), "EUR");
+    let again = file.command(&set);
+    assert!(again.code == 0 && again.stdout.contains("is NAM already"), "{again:#?}");
+    let back = file.command(&["domain", "set", "contoso.com", "--mail-flow-region", "none"]);
+    assert!(back.stdout.contains("is still open") && back.stdout.contains("NAM -> -"), "{back:#?}");
+}
+
+#[test]
+fn a_user_moves_in_the_file_that_has_it() {
+    let (file, database, _postgres) = both();
+    let edges = [&file, &database];
+    for (who, alias, to) in
+        [("anna@contoso.com", "anna@contoso.com", "NAM"), ("carl@contoso.com", "c@contoso.com", "EUR")]
+    {
+        let (code, told) = agreed(edges, &["user", "set", alias, "--preferred-data-location", to]);
+        assert_eq!((code, &told["address"], &told["home"]["to"]), (0, &json!(who), &json!(to)));
+        assert_eq!(agreed(edges, &["user", "show", who]).1["preferred_data_location"], to);
+    }
+    let (_, told) = agreed(edges, &["user", "set", "anna@contoso.com", "--preferred-data-location", "none"]);
+    assert_eq!(told["preferred_data_location"], json!({ "from": "NAM", "to": null }));
+    let users = fs::read_to_string(file.folder().join("users.csv")).expect("there");
+    assert_eq!(users.lines().nth(1), Some("carl@contoso.com,c@contoso.com;carlo@contoso.com,EUR,mail"));
+}
+
+#[test]
+fn an_import_is_all_or_nothing_and_says_what_it_changes() {
+    let (file, database, postgres) = both();
+    let path = file.folder().join("directory.toml").display().to_string();
+    let import = |extra: &[&str]| {
+        database.command(&[["directory", "import", &path, "--json"].as_slice(), extra].concat())
+    };
+    let counts = |imported: &world::Command, kind: &str| {
+        assert_eq!(imported.code, 0, "{imported:#?}");
+        let counts = &imported.json()["imported"][kind];
+        ["added", "changed", "removed"].map(|count| counts[count].as_u64().expect("a count"))
+    };
+    let same = import(&[]);
+    for kind in ["tenants", "domains", "connectors", "users", "addresses"] {
+        assert_eq!(counts(&same, kind), [0, 0, 0], "{kind}: what is there is left alone");
+    }
+    // Another tenant stays, whatever the file says.
+    postgres.sql("INSERT INTO landfall.tenant (id, default_region) VALUES ('other', 'EUR')");
+    let other = "
+        [[tenant]]
+        id = \"contoso\"
+        default_region = \"NAM\"
+        allowed_regions = [\"eur\", \"NAM\"]
+        multi_geo = true
+        in_region_routing = true
+        domain = [{ name = \"Contoso.com\", mail_flow_region = \"nam\" }, { name = \"hq.contoso.com\", type = \"internal-relay\" }]
+        user = [{ address = \"Anna@contoso.com\", aliases = [\"c@contoso.com\"] }, { address = \"new@contoso.com\" }]
+        inbound_connector = [{ name = \"hq\", type = \"on-premises\", source_ips = [\"192.0.2.7\", \"198.51.100.9/24\"] }]
+        outbound_connector = [{ name = \"to-hq\", recipient_domains = [\"*\"], smart_hosts = [\"smtp://mail.hq.contoso.com\"] }]
+    ";
+    file.write_directory(other);
+    let dump = || {
+        postgres.sql(
+            "SELECT (SELECT string_agg(d::text, ';' ORDER BY name) FROM landfall.domain d),
+                    (SELECT string_agg(a::text, ';' ORDER BY address) FROM landfall.address a),
+                    (SELECT string_agg(m::text, ';' ORDER BY id) FROM landfall.mailbox m),
+                    (SELECT count(*) FROM landfall.change)",
+        )
+    };
+    let before = dump();
+    let tried = import(&["--dry-run"]);
+    assert_eq!(dump(), before, "a dry run changes nothing");
+    let done = import(&[]);
+    for (kind, expected) in [
+        ("tenants", [0, 0, 0]),
+        ("domains", [1, 1, 0]),
+        ("connectors", [2, 0, 0]),
+        ("users", [1, 1, 5]),
+        // c@ goes from Carl to Anna.
+        ("addresses", [2, 0, 7]),
+    ] {
+        assert_eq!(counts(&tried, kind), expected, "{kind}");
+        assert_eq!(counts(&done, kind), expected, "{kind}");
+    }
+    assert_eq!(
+        postgres.sql("SELECT mail_flow_region, previous_mail_flow_region, now() - mail_flow_region_changed_at < '1 min' \
+                      FROM landfall.domain WHERE name = 'contoso.com'"),
+        "NAM|EUR|t",
+        "a move by import has its window"
+    );
+    assert_eq!(
+        postgres.sql("SELECT network FROM landfall.inbound_network ORDER BY 1"),
+        "192.0.2.7/32\n198.51.100.0/24"
+    );
+    assert_eq!(postgres.sql("SELECT count(*) FROM landfall.tenant"), "2");
+    // Users alone: one is added, one changed, nobody is taken away.
+    let users = database.folder().join("users.csv");
+    fs::write(&users, "address,preferred_data_location\nanna@contoso.com,EUR\nzoe@contoso.com,\n")
+        .expect("our own folder");
+    let done = database.command(&["directory", "import", &users.display().to_string(), "--json"]);
+    assert_eq!((counts(&done, "users"), counts(&done, "domains")), ([1, 1, 0], [0, 0, 0]));
+    // A mistake anywhere: nothing at all.
+    let before = dump();
+    fs::write(&users, "address\nyves@contoso.com\nxena@nowhere.example\n").expect("our own folder");
+    let refused = database.command(&["directory", "import", &users.display().to_string()]);
+    assert!(refused.code == 2 && refused.stderr.contains("is in no accepted domain"), "{refused:#?}");
+    assert_eq!(dump(), before);
+    // A domain of another tenant's cannot be taken over.
+    file.write_directory(
+        "[[tenant]]\nid = \"other\"\ndefault_region = \"EUR\"\ndomain = [{ name = \"contoso.com\" }]",
+    );
+    let refused = import(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("already exists"), "{refused:#?}");
+    assert_eq!(dump(), before);
+}
+
+#[test]
+fn the_quickstart_moves_into_postgresql_by_two_commands() {
+    let postgres = Postgres::start();
+    let file = "config/quickstart-directory.toml";
+    let path = fs::canonicalize(file).expect("it is there").display().to_string();
+    let store = "[region.EUR]\nstore = [\"lmtp://127.0.0.1:1\"]";
+    let mut edge = Edge::builder("EUR").with(&postgres.settings()).with(store).offline();
+    for command in [["directory", "migrate"].as_slice(), &["directory", "import", &path]] {
+        let done = edge.command(command);
+        assert_eq!(done.code, 0, "{done:#?}");
+    }
+    edge.start();
+    let mut client = edge.client();
+    client.say("MAIL FROM:<sender@example.org>");
+    assert_eq!(client.say("RCPT TO:<anna.k@contoso.com>"), OK);
+    let text = fs::read_to_string(file).expect("it is there");
+    let of_file = Edge::builder("EUR").directory(&text).with(store).offline();
+    agreed([&of_file, &edge], &["domain", "list"]);
+    for user in ["anna@contoso.com", "ben@contoso.com", "carol@fabrikam.com"] {
+        agreed([&of_file, &edge], &["user", "show", user]);
+        agreed([&of_file, &edge], &["explain", user]);
+    }
+}
