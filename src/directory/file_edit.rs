@@ -211,14 +211,30 @@ impl Csv {
         if !self.reader.read_record(&mut self.record)? {
             return Ok(None);
         }
-        let start = self.record.position().map_or(0, csv::Position::byte);
-        let end = self.before_line_end(start, self.reader.position().byte())?;
+        let end = self.reader.position().byte();
+        let start = self.after_comments(self.record.position().map_or(0, csv::Position::byte), end)?;
+        let end = self.before_line_end(start, end)?;
         Ok(Some(Row { start, end, fields: self.record.iter().map(str::to_owned).collect() }))
     }
 
     fn header_end(&mut self) -> io::Result<u64> {
-        let start = self.reader.headers()?.position().map_or(0, csv::Position::byte);
-        self.before_line_end(start, self.reader.position().byte())
+        self.reader.headers()?;
+        self.before_line_end(0, self.reader.position().byte())
+    }
+
+    /// The reader counts what it passes over, empty lines and comments, to the line that follows.
+    fn after_comments(&mut self, start: u64, end: u64) -> io::Result<u64> {
+        let mut passed = Vec::new();
+        self.file.seek(SeekFrom::Start(start))?;
+        (&mut self.file).take(end - start).read_to_end(&mut passed)?;
+        let mut at = 0;
+        loop {
+            at += passed[at..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            if passed.get(at) != Some(&b'#') {
+                return Ok(start + at as u64);
+            }
+            at += passed[at..].iter().take_while(|byte| !matches!(byte, b'\r' | b'\n')).count();
+        }
     }
 
     /// Lines may end in CR LF, and the last in nothing.
