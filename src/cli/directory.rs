@@ -39,7 +39,7 @@ pub(super) async fn run(cli: &Cli, command: &Command, loaded: config::Loaded) ->
         Command::Check => check(cli, loaded).await,
         Command::Stats => stats(cli, loaded).await,
         Command::Migrate => migrate(cli, &loaded.settings).await,
-        Command::Import { file, dry_run } => import(cli, loaded, file, *dry_run).await,
+        Command::Import { file, dry_run } => Box::pin(import(cli, loaded, file, *dry_run)).await,
     };
     done.unwrap_or_else(|code| code)
 }

@@ -80,7 +80,8 @@ impl Directory {
             Some(remote) => {
                 // At a matched subdomain only the address as given, as in a table.
                 let tagged = *address.domain() == domain.name;
-                remote.front.user(address, self.held.subaddress.filter(|_| tagged)).await
+                // Each session would hold what only this needs.
+                Box::pin(remote.front.user(address, self.held.subaddress.filter(|_| tagged))).await
             }
         }
     }
