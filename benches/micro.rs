@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+use landfall::auth;
 use landfall::clock::{Clock, Timestamp};
 use landfall::decision::{Admitted, Attribution, Door, MixedRegions, Rules, Trail};
 use landfall::directory::{Directory, Table};
+use landfall::dns::{self, Resolver};
 use landfall::inquiry::{Asked, Circumstances, Inquiry};
 use landfall::mail::{
     AcceptedDomain, Address, BodyType, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop,
@@ -256,5 +258,35 @@ fn envelope(id: landfall::mail::MessageId) -> Envelope {
     }
 }
 
-criterion_group!(parts, session, body, decision, schedule, spool);
+/// The checks of one message without the DNS: what a body costs that nobody signed, and one that is hashed.
+fn examination(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let settings = || auth::Settings { spf: false, iprev: false, ..auth::Settings::default() };
+    let resolver = Arc::new(Resolver::written(dns::Table::default()));
+    let auth = auth::Auth::new(settings(), "edge.example", "edge.example", resolver, Clock::System);
+    let signature = "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=sender.example; s=s; h=from;\r\n \
+                     bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\n";
+    let head = "From: a@sender.example\r\nTo: b@contoso.com\r\nSubject: hello\r\n\r\n";
+    let body = "words and more words of one line of an ordinary message of ordinary length\r\n".repeat(1000);
+    let mut group = criterion.benchmark_group("examination");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    for (name, head) in [("unsigned", head.to_owned()), ("signed", format!("{signature}{head}"))] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let sender = Address::parse("a@sender.example").ok();
+                    let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+                    let client = auth::Client { ip, helo: "mail.sender.example".to_owned(), sender };
+                    let mut examination = auth.begin(client, auth::Extent::Whole(auth::Rule52::Spared));
+                    examination.push(head.as_bytes());
+                    body.as_bytes().chunks(16 * 1024).for_each(|piece| examination.push(piece));
+                    black_box(examination.conclude().await)
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(parts, session, body, decision, schedule, spool, examination);
 criterion_main!(parts);

@@ -220,7 +220,8 @@ impl Inquiry {
             now: self.now(),
         };
         if needs_reverse_name(&facts) {
-            facts.reverse_name = self.resolver.ptr(circumstances.peer.ip).await.lookup().map(|_| ());
+            let asked = Box::pin(self.resolver.ptr(circumstances.peer.ip));
+            facts.reverse_name = asked.await.lookup().map(|_| ());
         }
         let entry = decide_entry(rules, &facts, trail).map_err(refused)?;
         let user = match &entry {

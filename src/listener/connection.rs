@@ -88,7 +88,7 @@ pub(super) struct Connection {
     /// Who sent the message under way, as far as it is being found out; from the first recipient on.
     examination: Option<Box<Examination>>,
     /// What was found out about the message that is being taken.
-    findings: Option<Examined>,
+    findings: Option<Box<Examined>>,
     /// Where its connector looks past servers of the tenant's own (rule 40), and whom it came from then.
     chain: Option<Chain>,
     origin: Option<Origin>,
@@ -552,12 +552,12 @@ impl Connection {
         let Some(examination) = &mut self.examination else { return };
         let findings = examination.origin().await.findings();
         let (extent, authserv_id) = (examination.extent(), examination.auth().authserv_id().into());
-        self.findings = Some(Examined { findings, extent, authserv_id });
+        self.findings = Some(Box::new(Examined { findings, extent, authserv_id }));
     }
 
     /// The fields that we put in front of a message.
     fn head(&self, envelope: &Envelope) -> Vec<u8> {
-        let mut head = self.findings.as_ref().map(Examined::header).unwrap_or_default();
+        let mut head = self.findings.as_ref().map(|examined| examined.header()).unwrap_or_default();
         head.push_str(&header::received(&self.rules.hostname, envelope));
         head.into_bytes()
     }
@@ -592,7 +592,8 @@ impl Connection {
             id: self.message_id(),
             findings: &findings,
         });
-        self.findings = Some(Examined { findings, extent, authserv_id: auth.authserv_id().into() });
+        let authserv_id = auth.authserv_id().into();
+        self.findings = Some(Box::new(Examined { findings, extent, authserv_id }));
         let Some(reason) = reason else { return Ok(()) };
         let nobody = None;
         let sender = self.session.envelope().map_or(&nobody, |open| &open.sender);
