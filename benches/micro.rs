@@ -18,9 +18,9 @@ use landfall::dns::{self, Resolver};
 use landfall::inquiry::{Asked, Circumstances, Inquiry};
 use landfall::mail::{
     AcceptedDomain, Address, BodyType, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop,
-    NextHopName, Peer, Recipient, Region, Residency, Tenant, TlsLevel, Transport, User,
+    NextHopName, Peer, Priority, Recipient, Region, Residency, Tenant, TlsLevel, Transport, User,
 };
-use landfall::queue::{Backoff, Priority};
+use landfall::queue::Backoff;
 use landfall::session::{Input, Limits, Ruling, Session, Terms, TlsOffer};
 use landfall::smtp::body::{BodyRules, DataDecoder, Form, LineEndings};
 use landfall::spool::{Settings, Spool};

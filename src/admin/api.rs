@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::audit::Audit;
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
 use super::https::Https;
+use super::queue;
 use crate::clock::{Clock, Timestamp};
 use crate::directory::Directory;
 use crate::limits::Limits;
-use crate::mail::MessageId;
 use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Gauges, Reporter};
@@ -52,6 +53,8 @@ pub struct Door {
     pub region: String,
     pub hostname: String,
     pub history: Arc<History>,
+    pub audit: Audit,
+    pub clock: Clock,
 }
 
 /// `landfall status`.
@@ -68,8 +71,6 @@ pub struct Status {
     pub limited: BTreeMap<String, u64>,
 }
 
-const MESSAGES_LIMIT: usize = 1_000;
-
 /// Where the API is to be had beside the socket.
 pub struct Address {
     pub address: SocketAddr,
@@ -84,7 +85,8 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let everything = reading().merge(changing()).with_state(door.clone());
+    let everything =
+        reading().merge(changing()).merge(queue::reading()).merge(queue::changing()).with_state(door.clone());
     if let Some(Address { address, token, tls }) = address {
         let listener = TcpListener::bind(address).await?;
         let guard = Arc::new(Guard::new(token, address, &door.hostname));
@@ -99,7 +101,9 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
             }
         }
     }
-    tokio::spawn(async move { axum::serve(listener, everything).await });
+    // Who asks over the socket is known by its user, for the audit.
+    let known = everything.into_make_service_with_connect_info::<queue::Caller>();
+    tokio::spawn(async move { axum::serve(listener, known).await });
     Ok(())
 }
 
@@ -110,16 +114,10 @@ fn reading() -> Router<Arc<Door>> {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
-        .route("/v1/queue", get(async |State(door): State<Arc<Door>>| Json(door.queue.lanes())))
-        .route(
-            "/v1/queue/messages",
-            get(async |State(door): State<Arc<Door>>| Json(door.queue.messages(MESSAGES_LIMIT))),
-        )
 }
 
 fn changing() -> Router<Arc<Door>> {
     Router::new()
-        .route("/v1/queue/retry", post(retry))
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
         .route("/v1/upgrade", post(upgrade))
@@ -205,20 +203,6 @@ struct Span {
 /// An hour unless asked for more.
 async fn history(State(door): State<Arc<Door>>, Query(span): Query<Span>) -> Json<Course> {
     Json(door.history.course(span.minutes.unwrap_or(60)))
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Which {
-    id: Option<MessageId>,
-    destination: Option<String>,
-}
-
-async fn retry(State(door): State<Arc<Door>>, Query(which): Query<Which>) -> Json<serde_json::Value> {
-    let count = door.queue.retry(|destination, id| {
-        which.id.is_none_or(|wanted| wanted == id)
-            && which.destination.as_ref().is_none_or(|wanted| *wanted == destination.to_string())
-    });
-    Json(serde_json::json!({ "retried": count }))
 }
 
 async fn reload(State(door): State<Arc<Door>>) -> Response {

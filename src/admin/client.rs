@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -26,18 +26,22 @@ pub enum Error {
 }
 
 pub async fn get(socket: &Path, path: &str) -> Result<String, Error> {
-    ask(socket, Method::GET, path).await
+    ask(socket, Method::GET, path, Bytes::new()).await
 }
 
 pub async fn post(socket: &Path, path: &str) -> Result<String, Error> {
-    ask(socket, Method::POST, path).await
+    ask(socket, Method::POST, path, Bytes::new()).await
 }
 
-async fn ask(socket: &Path, method: Method, path: &str) -> Result<String, Error> {
-    tokio::time::timeout(PATIENCE, converse(socket, method, path)).await.map_err(|_| Error::TooSlow)?
+pub async fn post_json(socket: &Path, path: &str, request: &serde_json::Value) -> Result<String, Error> {
+    ask(socket, Method::POST, path, request.to_string().into()).await
 }
 
-async fn converse(socket: &Path, method: Method, path: &str) -> Result<String, Error> {
+async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<String, Error> {
+    tokio::time::timeout(PATIENCE, converse(socket, method, path, body)).await.map_err(|_| Error::TooSlow)?
+}
+
+async fn converse(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<String, Error> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| Error::NotRunning(socket.display().to_string(), error))?;
@@ -47,7 +51,8 @@ async fn converse(socket: &Path, method: Method, path: &str) -> Result<String, E
         .method(method)
         .uri(path)
         .header("host", "landfall")
-        .body(Empty::<Bytes>::new())
+        .header("content-type", "application/json")
+        .body(Full::new(body))
         .expect("the paths are this program's own");
     let response = sender.send_request(request).await?;
     let status = response.status();

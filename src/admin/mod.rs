@@ -3,11 +3,14 @@
 //! The command line speaks through `client`; what changes something is taken on the socket only.
 
 mod api;
+mod audit;
 pub mod client;
 mod guard;
 mod history;
 mod https;
+mod queue;
 
 pub use api::{Address, Command, Door, Status, serve};
+pub use audit::{Audit, FILE as AUDIT_FILE};
 pub use guard::Token;
 pub use history::History;

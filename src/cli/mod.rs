@@ -7,6 +7,7 @@ mod directory;
 mod dns;
 mod domain;
 mod explain;
+mod queue;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ enum Command {
     Explain(explain::Explain),
     /// The queue of the running daemon.
     #[command(subcommand)]
-    Queue(QueueCommand),
+    Queue(queue::QueueCommand),
     /// How much the directory holds, what in it does not fit together, and how it gets into a database.
     #[command(subcommand)]
     Directory(directory::Command),
@@ -91,25 +92,6 @@ enum ConfigCommand {
     Example,
 }
 
-#[derive(Debug, Subcommand)]
-enum QueueCommand {
-    /// One row per next hop.
-    Summary,
-    /// One row per waiting message.
-    List,
-    /// Try now, whatever was scheduled.
-    Retry(Which),
-}
-
-#[derive(Debug, Args)]
-struct Which {
-    /// One message; all that match the other options when left out.
-    id: Option<String>,
-    /// Only what waits for this next hop, as `queue summary` names it.
-    #[arg(long)]
-    destination: Option<String>,
-}
-
 #[derive(Debug, Args)]
 struct Drain {
     /// How long until what is still under way is cut off, such as `30s`; `deadlines.drain` when left out.
@@ -140,9 +122,10 @@ fn dispatch(cli: &Cli) -> u8 {
         }
         Command::Connector(connector) => with_config(cli, |loaded| block_on(connector.run(loaded, cli.json))),
         Command::Explain(explain) => with_config(cli, |loaded| block_on(explain.run(loaded, cli.json))),
-        Command::Queue(QueueCommand::Summary) => ask(cli, "/v1/queue", print_lanes),
-        Command::Queue(QueueCommand::List) => ask(cli, "/v1/queue/messages", print_messages),
-        Command::Queue(QueueCommand::Retry(which)) => tell(cli, &retry_path(which)),
+        Command::Queue(command) => match socket(cli) {
+            Ok(socket) => queue::run(command, &socket, cli.json),
+            Err(code) => code,
+        },
         Command::Domain(command) => with_config(cli, |loaded| block_on(domain::run(cli, command, loaded))),
         Command::User(command) => with_config(cli, |loaded| block_on(user::run(cli, command, loaded))),
         Command::Directory(command) => {
@@ -302,20 +285,6 @@ fn patience(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "expected a duration such as 30s or 2m".to_owned())
 }
 
-fn retry_path(which: &Which) -> String {
-    let mut path = "/v1/queue/retry?".to_owned();
-    if let Some(id) = &which.id {
-        path.push_str(&format!("id={id}&"));
-    }
-    if let Some(destination) = &which.destination {
-        path.push_str(&format!(
-            "destination={}",
-            destination.replace('%', "%25").replace('&', "%26").replace('+', "%2B")
-        ));
-    }
-    path
-}
-
 /// After a change of the directory: from when on it counts, in words.
 async fn tell_of_change(settings: &config::Settings, register: &Register) -> String {
     if !register.needs_reload() {
@@ -346,26 +315,6 @@ fn print_fields(value: &serde_json::Value) {
     for (key, value) in value.as_object().into_iter().flatten() {
         println!("{key:<12}{}", plain(value));
     }
-}
-
-fn print_lanes(value: &serde_json::Value) {
-    let columns = ["destination", "state", "messages", "in_flight", "oldest", "next_probe", "last_reply"];
-    print_table(value, &columns, "nothing waits");
-}
-
-fn print_messages(value: &serde_json::Value) {
-    let columns = [
-        "id",
-        "received",
-        "sender",
-        "recipients",
-        "destination",
-        "state",
-        "attempts",
-        "next_attempt",
-        "last_reply",
-    ];
-    print_table(value, &columns, "nothing waits");
 }
 
 fn print_table(value: &serde_json::Value, columns: &[&str], nothing: &str) {

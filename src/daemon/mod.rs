@@ -37,7 +37,7 @@ use crate::inquiry::Inquiry;
 use crate::limits::Limits;
 use crate::listener::{Admission, Entrance, Listener, Shared};
 use crate::net::{ClientTls, Roots};
-use crate::queue::Queue;
+use crate::queue::{Holds, Queue};
 use crate::report::{self, Event, Reporter};
 use crate::smtp::reply::{Texts, WordingError};
 use crate::spool::{self, Recovered, Spool};
@@ -173,8 +173,19 @@ impl Daemon {
         let services = Arc::new(services(&settings, &resolver)?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
         let queue_settings = settings::queue(&settings);
-        let queue =
-            Queue::new(queue_settings, spool.clone(), inquiry.clone(), services, reporter.clone(), clock);
+        let state = &settings.node.state_dir;
+        let holds =
+            Holds::open(state.join("queue-holds.json")).map_err(io_error("the holds of the queue"))?;
+        let holds = Arc::new(holds);
+        let queue = Queue::new(
+            queue_settings,
+            spool.clone(),
+            inquiry.clone(),
+            services,
+            reporter.clone(),
+            clock,
+            holds.clone(),
+        );
         let (arrivals, arriving) = mpsc::channel(ARRIVALS_LIMIT);
         let (draining, drain_watch) = watch::channel(false);
         let ceilings = watch::Sender::new(settings::ceilings(&settings));
@@ -191,6 +202,7 @@ impl Daemon {
             arrivals,
             pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
             draining: drain_watch.clone(),
+            holds: holds.subscribe(),
             admission: Admission::new(limits.connections),
             limits: limits_in_force,
             resolver: resolver.clone(),
@@ -209,6 +221,8 @@ impl Daemon {
             region: settings.node.region.to_string(),
             hostname: settings.node.hostname.to_string(),
             history: admin::History::keep(reporter.clone(), clock),
+            audit: admin::Audit::new(state.join(admin::AUDIT_FILE)),
+            clock,
         });
         admin::serve(door, &settings.admin_socket(), admin_address(&settings, &shared.tls)?)
             .await

@@ -789,6 +789,16 @@ impl Connection {
         }
     }
 
+    fn is_held(&self, envelope: &Envelope, next_hop: &NextHopName) -> bool {
+        let holds = self.shared.holds.borrow();
+        let recipients = (0..).take(envelope.recipients.len());
+        !holds.is_empty()
+            && holds
+                .iter()
+                .filter(|hold| hold.concerns(&next_hop.to_string()))
+                .any(|hold| recipients.clone().any(|index| hold.picks(envelope, index, envelope.received_at)))
+    }
+
     /// Offers the envelope to an inline next hop while the client begins to send.
     async fn begin_handover(&mut self, id: MessageId) -> Option<Handover> {
         self.hops.inline(&self.rules)?;
@@ -798,6 +808,10 @@ impl Connection {
         let open = self.session.envelope().expect("a body belongs to an envelope").clone();
         let declared_size = open.declared_size;
         let envelope = Arc::new(self.envelope(id, open));
+        // What the operator keeps back waits in the spool; what may not rest there goes on all the same.
+        if otherwise == Otherwise::Spool && self.is_held(&envelope, &hop.name) {
+            return None;
+        }
         let head = self.head(&envelope).into();
         // A notice of success brings back the header, except where nothing of the message may rest here.
         let wanted = envelope.recipients.iter().any(Recipient::wants_success);

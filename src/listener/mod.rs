@@ -33,7 +33,7 @@ use crate::dns::Resolver;
 use crate::inquiry::Inquiry;
 use crate::limits::{Client, Limit, Limits};
 use crate::mail::firewall::Firewall;
-use crate::mail::{Peer, SessionId};
+use crate::mail::{Filter, Peer, SessionId};
 use crate::net::{ServerTls, Wire, within};
 use crate::report::{Event, Reporter};
 use crate::session::{Terms, answer_for};
@@ -61,6 +61,8 @@ pub struct Shared {
     pub arrivals: mpsc::Sender<Accepted>,
     pub pressure: watch::Receiver<Pressure>,
     pub draining: watch::Receiver<bool>,
+    /// What the operator keeps back when it comes: it does not go on inline.
+    pub holds: watch::Receiver<Arc<[Filter]>>,
     pub admission: Admission,
     pub limits: Arc<Limits>,
     /// For block lists.

@@ -6,6 +6,7 @@
 mod address;
 pub mod chain;
 mod envelope;
+mod filter;
 mod findings;
 pub mod firewall;
 pub mod header;
@@ -13,17 +14,20 @@ mod lookup;
 mod next_hop;
 mod outcome;
 mod peer;
+mod priority;
 mod region;
 mod status;
 mod tenant;
 
 pub use address::{Address, AddressError, Domain, DomainPattern};
 pub use envelope::{BodyType, Envelope, MessageId, Notify, Recipient, Ret, Sender, Transport};
+pub use filter::{AddressPattern, Filter};
 pub use findings::SpfResult;
 pub use lookup::Lookup;
 pub use next_hop::{Endpoint, EndpointError, NextHop, NextHopName, TlsLevel};
 pub use outcome::{Handed, Outcome, RemoteReply};
 pub use peer::{Peer, SessionId, TlsFacts};
+pub use priority::Priority;
 pub use region::{KNOWN_REGIONS, Region, Regions};
 pub use status::Status;
 pub use tenant::{

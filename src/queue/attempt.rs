@@ -20,10 +20,13 @@ use crate::spool::{self, Content, End, NotStored, Notice, RecipientProgress};
 
 use super::job::Job;
 use super::lane::{Change, Health, Late};
-use super::{Core, Road, progress_of, reason_reply, undecided};
+use super::{Core, Road, progress_of, reason_reply, undecided, verb};
 
 /// Rule 83.
 const EXPIRED: (Status, &str) = (Status::new(5, 4, 300), "550 5.4.300 Message expired");
+
+/// By an operator: RFC 3463 knows no better word than that of an undefined failure.
+const GIVEN_BACK: Status = Status::new(5, 0, 0);
 
 /// What a worker holds, so that a panic is known by its message.
 type Hand = Arc<Mutex<Option<(MessageId, NextHopName)>>>;
@@ -201,18 +204,10 @@ async fn decide_again(
         if !undecided {
             core.note(&Event::Rerouted { id: job.id(), recipient, from: &here, to: &to.name });
         }
-        let mut part = Job {
-            envelope: job.envelope.clone(),
-            recipients: vec![index],
-            content: None,
-            bytes: job.bytes,
-            attempts: job.attempts,
-            interval: job.interval,
-            next_attempt: now,
-            unreached: false,
-            last: job.last.clone(),
-            delay_notified: job.delay_notified,
-        };
+        let mut part = job.part(vec![index]);
+        part.content = None;
+        part.next_attempt = now;
+        part.unreached = false;
         if undecided {
             put_off(core, &mut part, result.reply.clone(), 1);
             let reply = part.last.clone().expect("put_off keeps the reply");
@@ -383,7 +378,18 @@ async fn conclude(
     if !changes.is_empty() {
         end(core, &job.envelope, news, changes, content).await;
     }
-    settle(core, road, id, left.map(|()| job), health, result.reply.as_ref());
+    let mut left = left.map(|()| job);
+    // What the operator ordered meanwhile.
+    let ordered = road.lock().lane.ordered(id).and_then(|(verb, recipients)| {
+        let part = left.as_mut()?.split(|index| recipients.contains(&index))?;
+        Some((verb, part))
+    });
+    let left = left.filter(|job| !job.recipients.is_empty());
+    settle(core, road, id, left, health, result.reply.as_ref());
+    if let Some((verb, part)) = ordered {
+        verb::follow(core, road, verb, part).await;
+        road.changed.notify_one();
+    }
 }
 
 fn settle(
@@ -470,9 +476,38 @@ pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last:
     end(core, &job.envelope, news, changes, None).await;
 }
 
+/// The operator's word that it is over: the senders are told at once, with the reason and the last reply.
+pub(super) async fn give_back(core: &Arc<Core>, name: &NextHopName, job: Job, reason: &str) {
+    let now = core.clock.now();
+    let nobody = || RemoteReply::ours("", GIVEN_BACK, "no attempt was made");
+    let last = job.last.clone().unwrap_or_else(nobody);
+    let mut changes = Vec::new();
+    let mut news = Vec::new();
+    for index in &job.recipients {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        let reply = RemoteReply::ours("", GIVEN_BACK, format!("returned by the operator: {reason}"));
+        core.note(&Event::Failed {
+            id: job.id(),
+            recipient,
+            next_hop: name,
+            reply: &reply,
+            attempts: job.attempts,
+        });
+        changes.push((*index, ended(End::Failed, job.attempts, now, &reply)));
+        news.push(News {
+            index: *index,
+            action: Action::Failed,
+            verdict: Some((GIVEN_BACK, reason.to_owned().into())),
+            reply: last.clone(),
+            attempted_at: job.attempted_at(),
+        });
+    }
+    end(core, &job.envelope, news, changes, job.content.map(|content| *content)).await;
+}
+
 /// Rule 87: the sender learns that a message is late, once, if it wants to; attempts go on.
 pub(super) async fn tell_late(core: &Arc<Core>, late: Late, last: &RemoteReply) {
-    let until = core.settings.load().backoff.expires_at(late.envelope.received_at);
+    let until = core.settings.load().backoff.expires_at(late.ages_from);
     let changes = late.recipients.iter().map(|index| (*index, late.progress.clone())).collect();
     let tell = |index: &u32| News {
         index: *index,

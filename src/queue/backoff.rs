@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::mail::Priority;
 
 /// Rule 82: the first deferrals are at most this long.
 pub const FIRST_INTERVAL_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -13,17 +14,6 @@ pub const FIRST_INTERVAL_LIMIT: Duration = Duration::from_secs(15 * 60);
 pub const INTERVAL_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// A queue of this many messages counts as long: its intervals grow faster.
 const LONG_QUEUE: usize = 1_000;
-
-/// How much a message matters, as far as the growth of its intervals goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Priority {
-    /// Notices: nobody waits for them.
-    Low,
-    #[default]
-    Normal,
-    /// Raised by the operator.
-    High,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {

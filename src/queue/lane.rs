@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::mail::{Address, Envelope, MessageId, NextHopName, RemoteReply, Status};
+use crate::mail::{Address, Envelope, MessageId, NextHopName, Priority, RemoteReply, Status};
 
 use crate::spool::RecipientProgress;
 
-use super::backoff::{Backoff, Priority};
+use super::backoff::Backoff;
 use super::job::Job;
+use super::ready::Ready;
+use super::verb::Verb;
 
 /// So many different recipients put off in a row, and the destination itself counts as unwell: one full
 /// mailbox never closes the road for the others.
@@ -43,6 +45,7 @@ pub(super) struct Late {
     pub(super) progress: RecipientProgress,
     pub(super) last: Option<RemoteReply>,
     pub(super) attempted_at: Option<Timestamp>,
+    pub(super) ages_from: Timestamp,
 }
 
 impl Late {
@@ -53,6 +56,7 @@ impl Late {
             progress: super::progress_of(job),
             last: job.last.clone(),
             attempted_at: job.attempted_at(),
+            ages_from: job.ages_from(),
         }
     }
 }
@@ -64,12 +68,14 @@ pub(super) struct Flight {
     pub(super) recipients: Vec<u32>,
     pub(super) bytes: u64,
     pub(super) attempts: u32,
+    /// What is to become of what the attempt leaves.
+    pub(super) order: Option<(Verb, Vec<u32>)>,
 }
 
 impl Flight {
     fn of(job: &Job) -> Self {
         let (recipients, bytes, attempts) = (job.recipients.clone(), job.bytes, job.attempts);
-        Self { envelope: job.envelope.clone(), recipients, bytes, attempts }
+        Self { envelope: job.envelope.clone(), recipients, bytes, attempts, order: None }
     }
 }
 
@@ -96,9 +102,8 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub name: NextHopName,
-    /// Ready when the road is open; in order of arrival. Boxed, since a tree that grows at its end stays half
-    /// empty.
-    ready: BTreeMap<MessageId, Box<Job>>,
+    /// Ready when the road is open.
+    ready: Ready,
     /// Put off one by one until a time of their own.
     waiting: BTreeMap<MessageId, Box<Job>>,
     due: BTreeSet<(Timestamp, MessageId)>,
@@ -107,6 +112,8 @@ pub(super) struct Lane {
     calls: BTreeSet<(u64, MessageId)>,
     /// Those of them that did not reach this destination.
     unreached: BTreeSet<MessageId>,
+    /// Kept by the operator: neither attempted nor growing old.
+    held: BTreeMap<MessageId, Box<Job>>,
     /// With a worker at this moment; as they were when it took them.
     in_flight: BTreeMap<MessageId, Flight>,
     road: Road,
@@ -126,7 +133,8 @@ impl Lane {
     pub(super) fn new(name: NextHopName, backoff: Backoff) -> Self {
         Self {
             name,
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
+            held: BTreeMap::new(),
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
             calls: BTreeSet::new(),
@@ -149,17 +157,55 @@ impl Lane {
     /// A job that may be tried as soon as the road is open.
     pub(super) fn add(&mut self, job: Job) {
         self.look_again(&job);
-        let id = job.id();
-        // The same message may come twice, by two of its recipients: one transaction serves both.
-        match self.ready.remove(&id) {
-            Some(mut there) => {
-                there.merge(job);
-                self.ready.insert(id, there);
-            }
-            None => {
-                self.ready.insert(id, Box::new(job));
-            }
+        self.ready.add(Box::new(job));
+    }
+
+    /// A job that the operator keeps back.
+    pub(super) fn hold(&mut self, mut job: Job) {
+        if let Some(there) = self.held.remove(&job.id()) {
+            job.merge(*there);
         }
+        self.held.insert(job.id(), Box::new(job));
+    }
+
+    pub(super) fn take_held(&mut self, id: MessageId) -> Option<Job> {
+        self.held.remove(&id).map(|job| *job)
+    }
+
+    pub(super) fn take_ready(&mut self, id: MessageId) -> Option<Job> {
+        self.ready.remove(id).map(|job| *job)
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = &Job> {
+        self.held.values().map(|job| &**job)
+    }
+
+    pub(super) fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Job> {
+        self.ready.values()
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Job> {
+        self.waiting.values().map(|job| &**job)
+    }
+
+    /// A probe goes out as soon as a worker looks.
+    pub(super) fn probe_now(&mut self, now: Timestamp) {
+        if let Road::Down { next_probe, .. } = &mut self.road {
+            *next_probe = now;
+        }
+    }
+
+    pub(super) fn flights_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
+        self.in_flight.values_mut()
+    }
+
+    /// What the operator ordered while a worker had it, and the recipients that are meant.
+    pub(super) fn ordered(&mut self, id: MessageId) -> Option<(Verb, Vec<u32>)> {
+        self.in_flight.get_mut(&id).and_then(|flight| flight.order.take())
     }
 
     /// A job that waits until its own next attempt.
@@ -190,10 +236,10 @@ impl Lane {
 
     /// A waiting job is looked at when it is due or expires, whichever is first.
     fn wakes(&self, job: &Job) -> Timestamp {
-        job.next_attempt.min(self.backoff.expires_at(job.envelope.received_at))
+        job.next_attempt.min(self.expires(job))
     }
 
-    fn take_waiting(&mut self, id: MessageId) -> Option<Job> {
+    pub(super) fn take_waiting(&mut self, id: MessageId) -> Option<Job> {
         let job = self.waiting.remove(&id)?;
         self.due.remove(&(self.wakes(&job), id));
         for address in callers(&job) {
@@ -207,28 +253,28 @@ impl Lane {
     pub(super) fn take(&mut self, now: Timestamp) -> Option<Job> {
         self.release_due(now);
         let id = match &self.road {
-            Road::Open => *self.ready.first_key_value()?.0,
+            Road::Open => self.ready.first()?,
             Road::Down { next_probe, probing, .. } => {
                 if *probing || *next_probe > now {
                     return None;
                 }
-                next_probe_id(&self.ready, self.refused_probe)?
+                self.ready.next_probe(self.refused_probe)?
             }
         };
         // What is too old is the keeper's to end: an attempt would only put it off until now, for ever.
-        if self.is_expired(self.ready.get(&id)?, now) {
+        if self.expires(self.ready.get(id)?) <= now {
             return None;
         }
         if let Road::Down { probing, .. } = &mut self.road {
             *probing = true;
         }
-        let job = self.ready.remove(&id)?;
+        let job = self.ready.remove(id)?;
         self.in_flight.insert(id, Flight::of(&job));
         Some(*job)
     }
 
-    fn is_expired(&self, job: &Job, now: Timestamp) -> bool {
-        self.backoff.expires_at(job.envelope.received_at) <= now
+    fn expires(&self, job: &Job) -> Timestamp {
+        self.backoff.expires_at(job.ages_from())
     }
 
     fn release_due(&mut self, now: Timestamp) {
@@ -243,14 +289,8 @@ impl Lane {
     /// The jobs whose message is too old (rule 83). Those with a worker are left to end by themselves.
     pub(super) fn take_expired(&mut self, now: Timestamp) -> Vec<Job> {
         self.release_due(now);
-        let mut expired = Vec::new();
-        while let Some(entry) = self.ready.first_entry() {
-            if self.backoff.expires_at(entry.get().envelope.received_at) > now {
-                break;
-            }
-            expired.push(*entry.remove());
-        }
-        expired
+        let Self { ready, backoff, .. } = self;
+        ready.take_expired(|job| backoff.expires_at(job.ages_from()), now)
     }
 
     /// The jobs whose sender is to be told that they are late: each once. Those with a worker are looked at
@@ -259,11 +299,17 @@ impl Lane {
         use std::ops::Bound::{Excluded, Unbounded};
         let mut late = Vec::new();
         let mut up_to = self.late_up_to;
-        let beyond = (Excluded(self.late_up_to), Unbounded);
-        for jobs in [&mut self.ready, &mut self.waiting] {
-            for (id, job) in jobs.range_mut(beyond) {
+        let mut younger = None;
+        let waiting = self.waiting.range_mut((Excluded(self.late_up_to), Unbounded));
+        for jobs in self.ready.each_beyond_mut(self.late_up_to).into_iter().chain([waiting]) {
+            for (id, job) in jobs {
+                // Where time on hold does not count, its age says only that it may be late.
                 if self.backoff.late_at(job.envelope.received_at) > now {
                     break;
+                }
+                if self.backoff.late_at(job.ages_from()) > now {
+                    younger = younger.or(Some(*id)).min(Some(*id));
+                    continue;
                 }
                 up_to = up_to.max(*id);
                 if !std::mem::replace(&mut job.delay_notified, true) {
@@ -271,17 +317,18 @@ impl Lane {
                 }
             }
         }
-        self.late_up_to = up_to;
+        // Whoever was held is looked at again.
+        let again = younger.map(|id: MessageId| MessageId::from_raw(id.raw().saturating_sub(1)));
+        self.late_up_to = again.map_or(up_to, |again| again.min(up_to));
         late
     }
 
     fn next_late(&self) -> Option<Timestamp> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let beyond = (Excluded(self.late_up_to), Unbounded);
-        let first = |jobs: &BTreeMap<MessageId, Box<Job>>| {
-            jobs.range(beyond).next().map(|(_, job)| self.backoff.late_at(job.envelope.received_at))
-        };
-        [first(&self.ready), first(&self.waiting)].into_iter().flatten().min()
+        let waiting = self.waiting.range((Excluded(self.late_up_to), Unbounded)).next();
+        let ready = self.ready.beyond(self.late_up_to).map(|(_, job)| job);
+        let first = ready.chain(waiting.map(|(_, job)| &**job));
+        first.map(|job| self.backoff.late_at(job.ages_from())).min()
     }
 
     /// How an attempt went. `job` is what is left of it to try again; it waits by itself when it alone was
@@ -411,8 +458,7 @@ impl Lane {
     /// When this lane next has something to do by the clock alone.
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         let due = self.due.first().map(|(at, _)| *at);
-        let expiry =
-            self.ready.first_key_value().map(|(_, job)| self.backoff.expires_at(job.envelope.received_at));
+        let expiry = self.ready.next_expiry(|job| self.expires(job));
         let probe = match &self.road {
             Road::Down { next_probe, probing: false, .. } if !self.ready.is_empty() => Some(*next_probe),
             Road::Down { .. } | Road::Open => None,
@@ -437,7 +483,8 @@ impl Lane {
         self.due.clear();
         self.calls.clear();
         self.unreached.clear();
-        let mut jobs: BTreeMap<MessageId, Box<Job>> = std::mem::take(&mut self.ready);
+        let mut jobs: BTreeMap<MessageId, Box<Job>> =
+            self.ready.take_all().map(|job| (job.id(), job)).collect();
         for (id, job) in std::mem::take(&mut self.waiting) {
             match jobs.get_mut(&id) {
                 Some(there) => there.merge(*job),
@@ -449,33 +496,10 @@ impl Lane {
         jobs.into_values().map(|job| *job).collect()
     }
 
-    /// Takes one message's job, unless a worker has it.
-    pub(super) fn take_one(&mut self, id: MessageId) -> Option<Job> {
-        match (self.ready.remove(&id).map(|job| *job), self.take_waiting(id)) {
-            (Some(mut job), Some(other)) => {
-                job.merge(other);
-                Some(job)
-            }
-            (job, other) => job.or(other),
-        }
-    }
-
-    /// Everything may be tried now, whatever was scheduled: the operator's retry.
-    pub(super) fn retry_now(&mut self, now: Timestamp) {
-        let waiting: Vec<MessageId> = self.waiting.keys().copied().collect();
-        for id in waiting {
-            if let Some(job) = self.take_waiting(id) {
-                self.add(job);
-            }
-        }
-        if let Road::Down { next_probe, .. } = &mut self.road {
-            *next_probe = now;
-        }
-    }
-
     /// Lets go of contents kept in memory: a lane that stands still reads them back from the spool.
     pub(super) fn forget_contents(&mut self) {
-        for job in self.ready.values_mut().chain(self.waiting.values_mut()) {
+        let waiting = self.waiting.values_mut().chain(self.held.values_mut()).map(|job| &mut **job);
+        for job in self.ready.values_mut().chain(waiting) {
             job.content = None;
         }
     }
@@ -501,7 +525,7 @@ impl Lane {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ready.len() + self.waiting.len() + self.in_flight.len()
+        self.ready.len() + self.waiting.len() + self.held.len() + self.in_flight.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -509,7 +533,7 @@ impl Lane {
     }
 
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.ready.values().chain(self.waiting.values()).map(|job| &**job)
+        self.ready().chain(self.waiting())
     }
 
     /// When the oldest message here was received. Names rise with time, so that nobody has to look at all.
@@ -518,7 +542,7 @@ impl Lane {
             jobs.first_key_value().map(|(_, job)| job.envelope.received_at)
         };
         let flight = self.in_flight.first_key_value().map(|(_, flight)| flight.envelope.received_at);
-        [first(&self.ready), first(&self.waiting), flight].into_iter().flatten().min()
+        [self.ready.oldest(), first(&self.waiting), first(&self.held), flight].into_iter().flatten().min()
     }
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Flight> {
@@ -538,14 +562,6 @@ fn call(address: &Address) -> u64 {
 fn callers(job: &Job) -> impl Iterator<Item = u64> {
     let recipients = if job.last.is_some() { &job.recipients[..] } else { &[] };
     recipients.iter().map(|index| call(&job.envelope.recipients[*index as usize].address))
-}
-
-/// The oldest; but a message that was put off in the last probe lets the next one try, so that one
-/// message nobody wants cannot keep a road closed.
-fn next_probe_id(ready: &BTreeMap<MessageId, Box<Job>>, refused: Option<MessageId>) -> Option<MessageId> {
-    use std::ops::Bound::{Excluded, Unbounded};
-    let after = refused.and_then(|refused| ready.range((Excluded(refused), Unbounded)).next());
-    after.or_else(|| ready.first_key_value()).map(|(id, _)| *id)
 }
 
 #[cfg(test)]
@@ -591,6 +607,7 @@ mod tests {
             unreached: false,
             last: None,
             delay_notified: false,
+            orders: None,
         }
     }
 

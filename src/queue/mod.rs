@@ -5,13 +5,18 @@
 
 mod attempt;
 mod backoff;
+mod holds;
 mod job;
 mod lane;
 mod pace;
+mod ready;
+mod verb;
 mod view;
 
-pub use backoff::{Backoff, FIRST_INTERVAL_LIMIT, INTERVAL_LIMIT, Priority};
-pub use view::{LaneView, MessageView};
+pub use backoff::{Backoff, FIRST_INTERVAL_LIMIT, INTERVAL_LIMIT};
+pub use holds::{Filters, Hold, Holds};
+pub use verb::{Changed, Matched, Mode, Verb};
+pub use view::{Header, LaneView, MessageDetail, MessageView, RecipientView};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,11 +30,11 @@ use crate::clock::{Clock, Timestamp};
 use crate::decision::{Place, Reason};
 use crate::delivery;
 use crate::inquiry::Inquiry;
-use crate::mail::{Envelope, MessageId, NextHop, NextHopName, RemoteReply, Status, TlsLevel};
-use crate::report::{Event, Reporter};
+use crate::mail::{Envelope, Filter, MessageId, NextHop, NextHopName, RemoteReply, Status, TlsLevel};
+use crate::report::{Event, Reporter, notice};
 use crate::spool::{Accepted, RecipientProgress, RecoveredMessage, Spool};
 
-use job::Job;
+use job::{Job, Orders};
 use lane::{Lane, Late};
 use pace::Pace;
 
@@ -67,6 +72,7 @@ struct Core {
     settings: ArcSwap<Settings>,
     reporter: Reporter,
     clock: Clock,
+    holds: Arc<Holds>,
     lanes: Mutex<HashMap<NextHopName, Arc<Road>>>,
     /// Workers and keepers stop when it turns true; attempts under way end first.
     stopping: watch::Sender<bool>,
@@ -112,6 +118,7 @@ impl Queue {
         services: Arc<delivery::Services>,
         reporter: Reporter,
         clock: Clock,
+        holds: Arc<Holds>,
     ) -> Self {
         Self(Arc::new(Core {
             spool,
@@ -120,6 +127,7 @@ impl Queue {
             settings: ArcSwap::from_pointee(settings),
             reporter,
             clock,
+            holds,
             lanes: Mutex::new(HashMap::new()),
             stopping: watch::Sender::new(false),
             workers: AtomicU64::new(0),
@@ -159,6 +167,7 @@ impl Queue {
                     unreached: progress.unreached,
                     last: progress.last.clone(),
                     delay_notified: progress.delay_notified,
+                    orders: orders_of(progress),
                 };
                 self.0.enqueue(job, now).await;
             }
@@ -210,35 +219,6 @@ impl Queue {
         let _ = tokio::time::timeout(within, ended).await;
     }
 
-    /// Tries what matches now, whatever was scheduled. Returns how many messages that concerns.
-    pub fn retry(&self, which: impl Fn(&NextHopName, MessageId) -> bool) -> usize {
-        let now = self.0.clock.now();
-        let mut count = 0;
-        for road in self.0.roads() {
-            {
-                let mut state = road.lock();
-                let name = state.lane.name.clone();
-                let matching: Vec<MessageId> =
-                    state.lane.jobs().map(Job::id).filter(|id| which(&name, *id)).collect();
-                if matching.is_empty() {
-                    continue;
-                }
-                count += matching.len();
-                if matching.len() == state.lane.len() || state.lane.is_down() {
-                    state.lane.retry_now(now);
-                } else {
-                    for id in matching {
-                        if let Some(job) = state.lane.take_one(id) {
-                            state.lane.add(job);
-                        }
-                    }
-                }
-            }
-            self.0.wake(&road);
-        }
-        count
-    }
-
     pub fn lanes(&self) -> Vec<LaneView> {
         let mut views: Vec<LaneView> = self
             .0
@@ -251,16 +231,40 @@ impl Queue {
         views
     }
 
-    /// What waits, in the order received; at most `limit` rows.
-    pub fn messages(&self, limit: usize) -> Vec<MessageView> {
+    /// What the filter picks, in the order received; at most `limit` rows.
+    pub fn messages(&self, filter: &Filter, limit: usize) -> Vec<MessageView> {
+        let now = self.0.clock.now();
         let mut rows = Vec::new();
         for road in self.0.roads() {
             let state = road.lock();
-            rows.extend(MessageView::all(&state.lane, limit));
+            if filter.concerns(&state.lane.name.to_string()) {
+                rows.extend(MessageView::all(&state.lane, filter, now, limit));
+            }
         }
         rows.sort_by_key(|row: &MessageView| row.id);
         rows.truncate(limit);
         rows
+    }
+
+    /// All that is known of one message, while anything of it waits. With its header when asked for.
+    pub async fn message(&self, id: MessageId, header: view::Header) -> Option<MessageDetail> {
+        let backoff = self.0.settings.load().backoff.clone();
+        let mut detail: Option<MessageDetail> = None;
+        for road in self.0.roads() {
+            MessageDetail::add(&mut detail, &road.lock().lane, id, &backoff);
+        }
+        let mut detail = detail?;
+        if header == view::Header::Wanted
+            && let Ok(content) = self.0.spool.read(id).await
+            && let Some(bytes) = notice::header(&content).await
+        {
+            detail.header = Some(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        Some(detail)
+    }
+
+    pub fn holds(&self) -> &Holds {
+        &self.0.holds
     }
 
     /// Jobs that wait or are under way.
@@ -299,6 +303,7 @@ impl Core {
             unreached: false,
             last: None,
             delay_notified: false,
+            orders: None,
         };
         self.enqueue(job, now).await;
     }
@@ -319,18 +324,8 @@ impl Core {
         // A content shared by several lanes is read back by all but the first.
         let mut content = job.content.take();
         for (next_hop, recipients) in ways {
-            let mut part = Job {
-                envelope: job.envelope.clone(),
-                recipients,
-                content: content.take(),
-                bytes: job.bytes,
-                attempts: job.attempts,
-                interval: job.interval,
-                next_attempt: job.next_attempt,
-                unreached: job.unreached,
-                last: job.last.clone(),
-                delay_notified: job.delay_notified,
-            };
+            let mut part = job.part(recipients);
+            part.content = content.take();
             if next_hop.name == NextHopName::Undecided && part.next_attempt <= now {
                 part.next_attempt =
                     now.plus(self.settings.load().backoff.interval(1, Duration::ZERO, 1, part.priority()));
@@ -345,6 +340,7 @@ impl Core {
 
     /// Into its lane: ready, or waiting when its next attempt lies ahead.
     fn put(self: &Arc<Self>, next_hop: NextHop, mut job: Job, now: Timestamp) {
+        let held = self.kept_back(&next_hop.name, &mut job, now);
         let road = loop {
             let road = self.road(&next_hop);
             let mut state = road.lock();
@@ -357,7 +353,12 @@ impl Core {
             if state.lane.is_down() || !self.spool.has_memory_for_waiting() {
                 job.content = None;
             }
-            if job.next_attempt > now {
+            if let Some(held) = held {
+                state.lane.hold(held);
+            }
+            if job.recipients.is_empty() {
+                // All of it is held.
+            } else if job.next_attempt > now {
                 state.lane.add_waiting(job);
             } else {
                 state.lane.add(job);
@@ -366,6 +367,21 @@ impl Core {
             break road;
         };
         self.wake(&road);
+    }
+
+    /// What is held already, or is to be held by a filter of the operator's.
+    fn kept_back(&self, destination: &NextHopName, job: &mut Job, now: Timestamp) -> Option<Job> {
+        if job.is_held() {
+            return job.split(|_| true);
+        }
+        if self.holds.is_empty() {
+            return None;
+        }
+        let mut held = self.holds.split(&destination.to_string(), job, now)?;
+        held.content = None;
+        held.orders().held_since = Some(now);
+        self.spool.record(held.id(), &verb::progress_of_all(&held));
+        Some(held)
     }
 
     fn road(self: &Arc<Self>, next_hop: &NextHop) -> Arc<Road> {
@@ -525,6 +541,17 @@ fn progress_of(job: &Job) -> RecipientProgress {
         unreached: job.unreached,
         last: job.last.clone(),
         delay_notified: job.delay_notified,
-        ..RecipientProgress::default()
+        held_since: job.orders.as_ref().and_then(|orders| orders.held_since),
+        grace_s: job.orders.as_ref().map_or(0, |orders| orders.grace.as_secs()),
+        priority: job.orders.as_ref().and_then(|orders| orders.priority),
     }
+}
+
+fn orders_of(progress: &RecipientProgress) -> Option<Box<Orders>> {
+    let orders = Orders {
+        held_since: progress.held_since,
+        grace: Duration::from_secs(progress.grace_s),
+        priority: progress.priority,
+    };
+    (orders != Orders::default()).then(|| Box::new(orders))
 }

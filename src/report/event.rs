@@ -276,6 +276,14 @@ pub enum Event<'a> {
         id: MessageId,
         why: &'a str,
     },
+    /// The operator changed something in the queue.
+    Ordered {
+        by: &'a str,
+        verb: &'a str,
+        filter: &'a str,
+        messages: usize,
+        recipients: usize,
+    },
     Removed {
         id: MessageId,
         by: &'a str,

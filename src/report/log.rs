@@ -202,6 +202,9 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Notified { id, notice, to } => info!(event = "notified", %id, %notice, %to),
         Event::NotNotified { id, why } => info!(event = "not-notified", %id, why),
         Event::Quarantined { id, why } => warn!(event = "quarantined", %id, why),
+        Event::Ordered { by, verb, filter, messages, recipients } => {
+            info!(event = "ordered", by, verb, filter, messages, recipients);
+        }
         Event::Removed { id, by } => info!(event = "removed", %id, by),
     }
 }

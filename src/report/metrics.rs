@@ -350,6 +350,7 @@ impl Metrics {
             | Event::Rerouted { .. }
             | Event::DestinationUp { .. }
             | Event::NotNotified { .. }
+            | Event::Ordered { .. }
             | Event::Removed { .. } => {}
         }
     }

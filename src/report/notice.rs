@@ -147,7 +147,7 @@ pub fn write(
     // What may travel by secure connections only is not quoted where they are not sure. RFC 8689 §5
     let original = original.filter(|_| !envelope.require_tls);
     let form = Alphabet::of(to, envelope, fates);
-    let header = header(reporting, to, fates);
+    let header = own_header(reporting, to, fates);
     let words = words_for_people(reporting, envelope, fates, original);
     let fields = fields_for_programs(reporting, envelope, fates, form);
     let charset = if words.is_ascii() { "us-ascii" } else { "utf-8" };
@@ -176,6 +176,14 @@ pub async fn beginning(envelope: &Envelope, content: &Content) -> Option<Vec<u8>
         Some(Ret::Headers) | None => HEADER_LIMIT_BYTES,
     };
     read(content, limit).await
+}
+
+/// The header of a message, or as much of it as a notice may return.
+pub async fn header(content: &Content) -> Option<Vec<u8>> {
+    let mut bytes = read(content, HEADER_LIMIT_BYTES).await?;
+    let end = header_of(&bytes).len();
+    bytes.truncate(end);
+    Some(bytes)
 }
 
 /// All of a notice of ours.
@@ -298,7 +306,7 @@ impl Alphabet {
     }
 }
 
-fn header(reporting: Reporting<'_>, to: &Address, fates: &[Fate<'_>]) -> String {
+fn own_header(reporting: Reporting<'_>, to: &Address, fates: &[Fate<'_>]) -> String {
     let mut out = String::with_capacity(512);
     put(&mut out, &format!("From: Mail Delivery System <postmaster@{}>", reporting.hostname));
     put(&mut out, &format!("To: <{to}>"));

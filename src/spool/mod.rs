@@ -314,6 +314,11 @@ impl Spool {
         draft.commit_notice(notice.envelope, id, changes).await
     }
 
+    /// Everything recorded before this call is durable when it returns, unless the disk takes too long.
+    pub async fn flush(&self) {
+        let _ = tokio::time::timeout(self.inner.settings.commit_deadline, self.inner.flush()).await;
+    }
+
     /// Stores a notice about a message that went through without being stored.
     pub async fn store_notice(&self, notice: Notice) -> Result<Accepted, NotStored> {
         let mut draft = Draft::new(self.inner.clone(), notice.envelope.id);

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::mail::RemoteReply;
+use crate::mail::{Priority, RemoteReply};
 
 /// How a recipient's story ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +35,15 @@ pub struct RecipientProgress {
     /// The last attempt did not reach the next hop: it is due as soon as that is back (rule 84).
     #[serde(default, skip_serializing_if = "is_false")]
     pub unreached: bool,
-    /// Held by the operator: kept, not attempted.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub held: bool,
+    /// Held by the operator since then: kept, not attempted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Timestamp>,
+    /// Seconds that it was held before: they do not count as age.
+    #[serde(default, skip_serializing_if = "is_no_wait")]
+    pub grace_s: u64,
+    /// As the operator set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// The notice of delay was sent (rule 87).
     #[serde(default, skip_serializing_if = "is_false")]
     pub delay_notified: bool,
@@ -54,7 +60,9 @@ impl Default for RecipientProgress {
             next_attempt: long_ago(),
             interval_s: 0,
             unreached: false,
-            held: false,
+            held_since: None,
+            grace_s: 0,
+            priority: None,
             delay_notified: false,
             last: None,
         }
