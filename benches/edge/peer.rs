@@ -128,7 +128,7 @@ fn landfall(options: &Options, dir: &Path, address: SocketAddr, sink: SocketAddr
              [tls]\nself_signed = true\n\
              [region.EUR]\nstore = [\"smtp://{sink}\"]\ntls = \"off\"\nmode = \"{mode}\"\n\
              [directory]\nsource = \"file\"\npath = \"directory.toml\"\n\
-             [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n\
+             [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\nmax_messages = 10000000\n\
              [limits]\nmemory = \"8GiB\"\nconnections = 20000\nconnections_per_ip = 100000\nper_recipient_per_hour = 0\n\
              [admin]\nsocket = \"admin.sock\"\naddress = \"{admin}\"\n",
             dir.join("state").display(),
