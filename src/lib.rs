@@ -18,6 +18,8 @@ pub mod document;
 pub mod directory;
 pub mod decision;
 pub mod spool;
+pub mod audit;
+pub mod trace;
 pub mod report;
 
 // FLOOR 3 · CONVERSATIONS

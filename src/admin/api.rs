@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -28,6 +28,7 @@ use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Gauges, Reporter};
 use crate::spool::{Pressure, Spool};
+use crate::{audit, trace};
 
 /// What the operator asks of the daemon as a whole.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Door {
     pub history: Arc<History>,
     pub audit: Audit,
     pub clock: Clock,
+    /// The trace and the audit are below it.
+    pub state_dir: PathBuf,
 }
 
 /// `landfall status`.
@@ -121,6 +124,9 @@ fn changing() -> Router<Arc<Door>> {
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
         .route("/v1/upgrade", post(upgrade))
+        .route("/v1/trace", get(search_trace))
+        .route("/v1/trace/{id}", get(trace_story))
+        .route("/v1/report/residency", get(residency))
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {
@@ -171,6 +177,22 @@ async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response 
         ),
     ]);
     gauges.0.extend(door.directory.figures());
+    if let Some(tracer) = door.reporter.tracer() {
+        let trace = tracer.report();
+        gauges.0.extend([
+            ("trace_records", "Events noted for the trace since the start", trace.noted),
+            ("trace_rows", "Rows that the trace has taken in since the start", trace.rows),
+            ("trace_lost", "Events that found no room in the trace", trace.lost),
+            ("trace_suppressed", "Refusals above trace.refusals_per_second", trace.suppressed),
+            ("trace_lag_bytes", "Octets that are noted and not yet found by queries", trace.lag_bytes),
+            ("trace_bytes", "Octets that the trace takes on the disk", trace.bytes),
+            ("trace_segments", "Files of the trace", trace.segments),
+            ("trace_errors", "Times that the trace or the audit could not be written", trace.errors),
+            ("audit_records", "Records in the audit's chain", trace.audit_records),
+            ("audit_bytes", "Octets that the audit takes on the disk", trace.audit_bytes),
+            ("audit_head", "The first 48 bits of the hash of the audit's last record", trace.head),
+        ]);
+    }
     let page = door.reporter.metrics().render(&gauges);
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accepted.contains("application/openmetrics-text") {
@@ -178,6 +200,60 @@ async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response 
             .into_response();
     }
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], report::classic(&page)).into_response()
+}
+
+/// What was noted before the question was asked is waited for so long.
+const TRACE_PATIENCE: Duration = Duration::from_millis(500);
+
+async fn search_trace(State(door): State<Arc<Door>>, Query(question): Query<trace::Question>) -> Response {
+    look_up(door, move |dir, now| trace::search(dir, &question, now)).await
+}
+
+async fn trace_story(State(door): State<Arc<Door>>, UrlPath(id): UrlPath<String>) -> Response {
+    look_up(door, move |dir, _| trace::story(dir, &id)).await
+}
+
+async fn look_up(
+    door: Arc<Door>,
+    ask: impl FnOnce(&Path, Timestamp) -> Result<Vec<trace::Row>, trace::Error> + Send + 'static,
+) -> Response {
+    let asked = tokio::task::spawn_blocking(move || {
+        if let Some(tracer) = door.reporter.tracer() {
+            tracer.catch_up(TRACE_PATIENCE);
+        }
+        ask(&door.state_dir.join("trace"), Clock::System.now())
+    });
+    match asked.await.expect("a question to the trace does not panic") {
+        Ok(rows) => Json(rows).into_response(),
+        Err(error @ trace::Error::Question(_)) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response()
+        }
+        Err(error @ (trace::Error::Io(_) | trace::Error::Sql(_))) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ResidencyAsked {
+    domain: Option<String>,
+    since: Option<String>,
+}
+
+async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyAsked>) -> Response {
+    let since = asked.since.as_deref().map(|text| trace::moment(text, Clock::System.now()).ok_or(text));
+    let since = match since.transpose() {
+        Ok(since) => since.map(Timestamp::millis),
+        Err(text) => {
+            return (StatusCode::UNPROCESSABLE_ENTITY, format!("since: '{text}' is no time")).into_response();
+        }
+    };
+    let asked = audit::Asked { domain: asked.domain, since };
+    let counted = tokio::task::spawn_blocking(move || audit::report(&door.state_dir.join("audit"), &asked));
+    match counted.await.expect("counting does not panic") {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn status(State(door): State<Arc<Door>>) -> Json<Status> {

@@ -9,6 +9,8 @@ mod domain;
 mod explain;
 mod queue;
 mod user;
+mod report;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,6 +68,11 @@ enum Command {
     /// What the DNS should say of a domain, what it says, and the zone of all MX targets.
     #[command(subcommand)]
     Dns(dns::Dns),
+    /// What happened to a message, from connection to final fate: one row per recipient.
+    Trace(trace::Trace),
+    /// What the audit says of where messages were, and whether it can be believed.
+    #[command(subcommand)]
+    Report(report::Report),
     /// One screen of health of the running daemon.
     Status,
     /// Apply configuration, directory and certificates without dropping a session.
@@ -132,6 +139,8 @@ fn dispatch(cli: &Cli) -> u8 {
             with_config(cli, |loaded| block_on(directory::run(cli, command, loaded)))
         }
         Command::Dns(command) => with_config(cli, |loaded| block_on(command.run(loaded, cli.json))),
+        Command::Trace(trace) => trace.run(cli),
+        Command::Report(report) => report.run(cli),
         Command::Status => ask(cli, "/v1/status", print_fields),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Upgrade => tell(cli, "/v1/upgrade"),
@@ -223,6 +232,14 @@ fn socket(cli: &Cli) -> Result<PathBuf, u8> {
         eprintln!("{mistakes}");
         MISTAKE
     })
+}
+
+/// Where the trace and the audit are, found as the socket is.
+fn state_dir(cli: &Cli) -> Result<PathBuf, u8> {
+    if let Ok(loaded) = config::load(&cli.config) {
+        return Ok(loaded.settings.node.state_dir);
+    }
+    socket(cli).map(|socket| socket.parent().map(PathBuf::from).unwrap_or_default())
 }
 
 fn ask(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Headers;
 use super::settings::*;
-use super::{directory, limits};
+use super::{Audit, Trace, directory, limits};
 use crate::document::{Entry, Page, Section};
 use crate::mail::{Domain, Region, Regions, TlsLevel};
 
@@ -89,6 +89,8 @@ pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {
         spool: spool(&top),
         wire: wire(&top),
         headers: Headers::read(&top),
+        trace: Trace::read(&top),
+        audit: Audit::read(&top),
         admin,
         replies: replies(&top),
         onboarding: super::onboarding::read(&top, &known),

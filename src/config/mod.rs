@@ -13,6 +13,7 @@ mod auth;
 mod headers;
 mod dns;
 mod outbound;
+mod trace;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use limits::{Dnsbl, DnsblAction, Limits};
 pub use outbound::Outbound;
 pub use settings::*;
 pub use show::{show, show_json};
+pub use trace::{Audit, Trace};
 
 use crate::directory::{self as rooms, Table};
 use crate::document::{Entry, Mistake, Mistakes, Notes, Page};

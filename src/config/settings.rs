@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DirectorySettings, Dns, Headers, Limits, Outbound};
+use super::{Audit, DirectorySettings, Dns, Headers, Limits, Outbound, Trace};
 use crate::mail::{Domain, Endpoint, Region, Regions, TlsLevel};
 
 const KIB: u64 = 1024;
@@ -44,6 +44,8 @@ pub struct Settings {
     pub spool: Spool,
     pub wire: Wire,
     pub headers: Headers,
+    pub trace: Trace,
+    pub audit: Audit,
     pub admin: Admin,
     pub onboarding: crate::onboarding::Settings,
     pub replies: Replies,

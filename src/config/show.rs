@@ -72,6 +72,8 @@ pub fn show(settings: &Settings) -> String {
     page.section("wire");
     page.key("normalize_line_endings_from", list(&settings.wire.normalize_line_endings_from));
     settings.headers.show(&mut page);
+    settings.trace.show(&mut page);
+    settings.audit.show(&mut page);
     page.section("admin");
     page.key("socket", text(settings.admin.socket.display()));
     if let Some(address) = settings.admin.address {

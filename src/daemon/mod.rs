@@ -9,6 +9,7 @@ mod pressure;
 mod service;
 mod settings;
 mod sockets;
+mod trace;
 mod upgrade;
 mod welcome;
 
@@ -157,7 +158,11 @@ impl Daemon {
         let tls = certificates::server(&settings)?;
         certificates::report(&settings, &reporter);
         let texts = Texts::new(&wording(&settings)).map_err(Error::Wording)?;
-        let (spool, recovered) = open_spool(&settings, clock, &reporter).await?;
+        let (spool, recovered) = open_spool(&settings, clock).await?;
+        // After the spool, whose lock proves that nobody else writes below this folder.
+        let reporter = reporter.with_tracer(trace::start(&settings, clock)?);
+        tokio::spawn(trace::watch(reporter.clone(), settings.audit.head_every));
+        report_recovery(&recovered, &reporter);
         let snapshot = settings.node.state_dir.join("directory");
         let (directory, news) = settings::directory(&settings, table, Some(snapshot))?;
         if let Some(news) = news {
@@ -169,6 +174,8 @@ impl Daemon {
         let resolver = Arc::new(Resolver::new(settings::dns(&settings), reporter.metrics().dns()));
         let inquiry = Inquiry::new(directory, rules(&settings), lookup_deadline, clock);
         let inquiry = Arc::new(inquiry.asking(resolver.clone()));
+        inquiry.tell_privacy(reporter.withheld().clone());
+        trace::recover(&recovered.messages, &inquiry, &reporter).await;
         tokio::spawn(watch_validation(resolver.validation(), reporter.clone()));
         let services = Arc::new(services(&settings, &resolver)?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
@@ -214,6 +221,7 @@ impl Daemon {
             queue: queue.clone(),
             spool: spool.clone(),
             reporter: reporter.clone(),
+            state_dir: settings.node.state_dir.clone(),
             commands: command_sender,
             draining: drain_watch,
             directory: inquiry.directory().clone(),
@@ -379,6 +387,7 @@ impl Daemon {
         self.spool.close().await;
         self.inquiry.directory().close().await;
         self.reporter.note(&Event::Stopped { sessions_cut });
+        trace::close(&self.reporter).await;
     }
 
     /// Puts a new configuration in force, whole or not at all. Sessions go on; each transaction keeps what it
@@ -483,6 +492,8 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("[[listener]] names and addresses", listener_places(old) != listener_places(new)),
         ("[directory] and its service", directory_service_changed(old, new)),
         ("[spool]", old.spool != new.spool),
+        ("[trace]", old.trace != new.trace),
+        ("[audit]", old.audit != new.audit),
         ("[admin]", old.admin != new.admin),
         ("[log]", old.log != new.log),
         ("limits.connections", old.limits.connections != new.limits.connections),
@@ -541,15 +552,13 @@ fn admin_address(settings: &Settings, tls: &Arc<net::ServerTls>) -> Result<Optio
     Ok(Some(admin::Address { address, token, tls: settings.admin.tls.then(|| tls.clone()) }))
 }
 
-async fn open_spool(
-    settings: &Settings,
-    clock: Clock,
-    reporter: &Reporter,
-) -> Result<(Spool, Recovered), Error> {
+async fn open_spool(settings: &Settings, clock: Clock) -> Result<(Spool, Recovered), Error> {
     let spool_settings = settings::spool(settings);
-    let (spool, recovered) = tokio::task::spawn_blocking(move || Spool::open(spool_settings, clock))
-        .await
-        .expect("opening a spool does not panic")?;
+    let opened = tokio::task::spawn_blocking(move || Spool::open(spool_settings, clock));
+    Ok(opened.await.expect("opening a spool does not panic")?)
+}
+
+fn report_recovery(recovered: &Recovered, reporter: &Reporter) {
     for finding in &recovered.findings {
         reporter.note(&Event::Finding { what: &finding.to_string() });
         match finding {
@@ -572,7 +581,6 @@ async fn open_spool(
     }
     reporter
         .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
-    Ok((spool, recovered))
 }
 
 /// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.

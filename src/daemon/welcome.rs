@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::decision::{Attribution, Door, Reason, Trail};
-use crate::inquiry::{Asked, Circumstances, Inquiry};
+use crate::inquiry::{Asked, Circumstances, Inquiry, Names, Refused};
 use crate::mail::{Address, Peer, User};
 
 /// So many users are looked at for an example of each answer.
@@ -63,10 +63,13 @@ impl Examples {
             Some(Ok(())) if self.accepted.is_none() => {
                 let nobody = Address::parse(&format!("nobody@{}", user.primary.domain())).ok();
                 self.unknown =
-                    nobody.filter(|nobody| ask(inquiry, nobody) == Some(Err(Reason::UnknownRecipient)));
+                    nobody.filter(|nobody| refusal(inquiry, nobody) == Some(Reason::UnknownRecipient));
                 self.accepted = Some(user.primary.clone());
             }
-            Some(Err(Reason::WrongRegion)) if self.wrong_region.is_none() => {
+            // A strict tenant's address is not named in another region, not even here.
+            Some(Err(Refused { reason: Reason::WrongRegion, names: Names::Address }))
+                if self.wrong_region.is_none() =>
+            {
                 self.wrong_region = Some(user.primary.clone());
             }
             Some(_) | None => {}
@@ -74,8 +77,12 @@ impl Examples {
     }
 }
 
+fn refusal(inquiry: &Inquiry, address: &Address) -> Option<Reason> {
+    ask(inquiry, address)?.err().map(|refused| refused.reason)
+}
+
 /// The decision for a stranger's mail, when it needs no waiting.
-fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Reason>> {
+fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Refused>> {
     let stranger = Peer::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let circumstances = Circumstances {
         attribution: &Attribution::Incoming,
@@ -91,7 +98,7 @@ fn ask(inquiry: &Inquiry, address: &Address) -> Option<Result<(), Reason>> {
     let mut decision = std::pin::pin!(inquiry.admit(&rules, &asked, &circumstances, &mut trail));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match decision.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(decided) => Some(decided.map(|_| ()).map_err(|refused| refused.reason)),
+        std::task::Poll::Ready(decided) => Some(decided.map(|_| ())),
         std::task::Poll::Pending => None,
     }
 }

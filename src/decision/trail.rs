@@ -13,25 +13,34 @@ pub struct Step {
 }
 
 #[derive(Debug, Default)]
-pub struct Trail(Option<Vec<Step>>);
+pub struct Trail {
+    steps: Option<Vec<Step>>,
+    last: &'static str,
+}
 
 impl Trail {
     /// Nobody listens.
     pub const fn off() -> Self {
-        Self(None)
+        Self { steps: None, last: "" }
     }
 
     pub const fn on() -> Self {
-        Self(Some(Vec::new()))
+        Self { steps: Some(Vec::new()), last: "" }
     }
 
     pub fn step(&mut self, rule: &'static str, says: impl FnOnce() -> String) {
-        if let Some(steps) = &mut self.0 {
+        self.last = rule;
+        if let Some(steps) = &mut self.steps {
             steps.push(Step { rule, says: says() });
         }
     }
 
+    /// The rule of the last step, whether or not somebody listens: what a decision ended with.
+    pub fn last_rule(&self) -> &'static str {
+        self.last
+    }
+
     pub fn into_steps(self) -> Vec<Step> {
-        self.0.unwrap_or_default()
+        self.steps.unwrap_or_default()
     }
 }

@@ -4,7 +4,7 @@
 //! line: the same code, so that they cannot disagree. Every lookup has a deadline; one that passes counts
 //! as failed, never as absent (rule 20).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,7 @@ use crate::mail::{
     AcceptedDomain, Address, Domain, DomainPattern, Envelope, Lookup, Peer, Region, Residency, Tenant,
     Transport, User,
 };
+use crate::report::{Privacy, Withheld};
 
 /// What RCPT TO asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +73,20 @@ pub struct Inquiry {
     /// For reverse names of IPv6 clients (rule 51).
     resolver: Arc<Resolver>,
     clock: Clock,
+    withheld: OnceLock<Arc<Withheld>>,
 }
 
 impl Inquiry {
     pub fn new(directory: Directory, rules: Rules, lookup_deadline: Duration, clock: Clock) -> Self {
         let resolver = Arc::new(Resolver::system());
-        Self { directory, rules: ArcSwap::from_pointee(rules), lookup_deadline, resolver, clock }
+        Self {
+            directory,
+            rules: ArcSwap::from_pointee(rules),
+            lookup_deadline,
+            resolver,
+            clock,
+            withheld: OnceLock::new(),
+        }
     }
 
     /// Asks these name servers, instead of the system's.
@@ -199,13 +208,23 @@ impl Inquiry {
             // Rule 11 refuses whatever the domain: nothing is looked up.
             Door::Legacy => Lookup::Absent,
         };
+        let privacy = match circumstances.door {
+            Door::Regular => self.privacy(rules, &domain),
+            Door::Legacy => Privacy::Unsure,
+        };
+        if circumstances.door == Door::Regular {
+            self.learned(address.domain(), &domain, privacy);
+        }
         let strict = matches!(&domain, Lookup::Found(domain) if domain.tenant.residency == Residency::Strict);
         let refused = |reason: Reason| {
-            // IPv6 comes before the region: what is refused for it may be in the wrong region too.
-            let before_region =
-                matches!(reason, Reason::WrongRegion | Reason::Ipv6NotAccepted(_) | Reason::Ipv6WithoutPtr);
-            let names = if strict && before_region { Names::DomainOnly } else { Names::Address };
-            Refused { reason, names }
+            // Elsewhere at home, or by what could be learned maybe so: then not to be named here.
+            let elsewhere = privacy != Privacy::Open
+                || strict
+                    && matches!(
+                        reason,
+                        Reason::WrongRegion | Reason::NoRoute | Reason::RecipientLookupFailed
+                    );
+            Refused { reason, names: if elsewhere { Names::DomainOnly } else { Names::Address } }
         };
         let mut facts = EntryFacts {
             recipient_domain: address.domain(),
@@ -234,9 +253,44 @@ impl Inquiry {
         Ok((entry, user.found().map(|user| user.primary), place))
     }
 
+    /// Whether a domain's addresses may be written down at this node (section 6, strict tenants).
+    fn privacy(&self, rules: &Rules, domain: &Lookup<Arc<AcceptedDomain>>) -> Privacy {
+        match domain {
+            Lookup::Found(domain) if domain.tenant.residency == Residency::Strict => {
+                let here = rules.node_region;
+                let enters_here = domain.ingress_region() == here
+                    || domain.former_ingress_region(rules, self.now()) == Some(here);
+                if enters_here { Privacy::Open } else { Privacy::Withheld }
+            }
+            Lookup::Found(_) | Lookup::Absent => Privacy::Open,
+            Lookup::Failed => Privacy::Unsure,
+        }
+    }
+
+    fn learned(&self, asked: &Domain, domain: &Lookup<Arc<AcceptedDomain>>, privacy: Privacy) {
+        if let Some(withheld) = self.withheld.get() {
+            withheld.learn(domain.as_ref().found().map_or(asked, |domain| &domain.name), privacy);
+        }
+    }
+
+    /// Asks whose domain this is, so that the log and the trace know whether its addresses may be named.
+    pub async fn learn_privacy(&self, rules: &Rules, domain: &Domain) {
+        let found = self.domain(domain).await;
+        self.learned(domain, &found, self.privacy(rules, &found));
+    }
+
+    /// Who wants to know which domains' addresses may not be named here.
+    pub fn tell_privacy(&self, withheld: Arc<Withheld>) {
+        let _ = self.withheld.set(withheld);
+    }
+
     /// Where a recipient of a message that is already ours goes on (rule 89).
     pub async fn place(&self, envelope: &Envelope, recipient: &Address) -> Result<Place, Reason> {
         let rules = self.rules.load();
+        if let Some(sender) = &envelope.sender {
+            // A notice would be addressed to it.
+            self.learn_privacy(&rules, sender.domain()).await;
+        }
         // An unread postmaster's mail goes to the configured reader.
         let reader = match &rules.postmaster {
             Some(reader) if recipient.is_postmaster() && reader != recipient => {
@@ -246,6 +300,7 @@ impl Inquiry {
         };
         let recipient = reader.as_ref().unwrap_or(recipient);
         let domain = self.hosted(recipient.domain(), envelope.transport).await;
+        self.learned(recipient.domain(), &domain, self.privacy(&rules, &domain));
         let user = match &domain {
             Lookup::Found(domain) => self.user(domain, recipient).await,
             Lookup::Absent | Lookup::Failed => Lookup::Absent,

@@ -15,7 +15,7 @@ use crate::decision::{
     Admitted, Attributed, Attribution, Otherwise, Proof, Reason, Rules, Trail, Via, peer_edge,
 };
 use crate::delivery::{Opening, Taken, Verdict};
-use crate::inquiry::{Asked, Circumstances, Names};
+use crate::inquiry::{Asked, Circumstances, Names, Refused};
 use crate::limits::{self, Addressed, Candour, Client, Due, Limit, Owner};
 use crate::mail::chain::{Chain, Origin};
 use crate::mail::firewall::{Screen, Trust};
@@ -25,15 +25,16 @@ use crate::mail::{
 };
 use crate::net::{Wire, within};
 use crate::report::notice::{self, Fate, HEADER_LIMIT_BYTES, Reporting};
-use crate::report::{Event, Parting, Relay};
+use crate::report::{Event, Parting, Placed, Privacy, Relay};
 use crate::session::{
     Action, Chunk, Input, NotStored, NotTaken, OpenEnvelope, Question, ReadBody, RecipientPath, Ruling,
-    Session, Terms, TlsOffer, reply_for,
+    Session, Terms, TlsOffer, answer_for,
 };
 use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
 use crate::smtp::line::{Found, LineFault, LineFinder};
-use crate::smtp::reply::{Answer, Context, Texts};
+use crate::smtp::reply::{Answer, Context, Reply, Texts};
 use crate::spool::{self, Draft, Pressure};
+use crate::trace::Peek;
 
 use super::handover::{Handover, Hops};
 use super::{Entrance, Patience, Shared};
@@ -79,6 +80,10 @@ pub(super) struct Connection {
     /// Of the recipients accepted so far, for when the message is.
     dues: Vec<Due>,
     hops: Hops,
+    /// What was decided about the recipients of this transaction, for the trace.
+    placed: Vec<Placed>,
+    /// Looks at the header of the message under way, for the trace.
+    peek: Peek,
     draft: Option<Draft>,
     /// The message goes on while it comes in.
     handover: Option<Handover>,
@@ -142,6 +147,8 @@ impl Connection {
             entrance,
             shared,
             hops: Hops::None,
+            placed: Vec::new(),
+            peek: Peek::default(),
             draft: None,
             handover: None,
             chunks: None,
@@ -175,11 +182,16 @@ impl Connection {
         };
         let parting = if notable { Parting::Notable } else { Parting::Ordinary };
         if let End::Handshake(why) = &end {
-            self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, why });
+            let (peer, listener) = (self.session.peer(), &*self.entrance.name);
+            self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, peer, listener, why });
         }
         let lasted = self.started.elapsed();
         self.shared.reporter.note(&Event::Disconnected {
             session: self.id,
+            peer: self.session.peer(),
+            listener: &self.entrance.name,
+            sender: self.session.envelope().map(|open| &open.sender),
+            recipients: &self.placed,
             why: &why,
             messages: self.messages,
             lasted,
@@ -203,6 +215,9 @@ impl Connection {
                 Action::Continue => self.listen(&mut wire).await?,
                 Action::Judge(question) => {
                     let ruling = self.judge(question).await;
+                    if let Ruling::Message(Err(reason)) = &ruling {
+                        self.note_message_refused_for(reason);
+                    }
                     self.session.on(Input::Judged(ruling))
                 }
                 Action::StartTls(answer) => {
@@ -289,7 +304,16 @@ impl Connection {
                 }
             };
             let speaks = !self.has_spoken && !is_farewell(&input);
+            let line = match input {
+                Input::Line(line) => Some(line),
+                _ => None,
+            };
             let action = self.session.on(input);
+            if let (Some(line), Action::Say(answer) | Action::Close(answer)) = (line, &action)
+                && answer.reply.is_refusal()
+            {
+                self.note_command_refused(line, answer);
+            }
             wire.consume(consumed);
             if speaks {
                 self.note_first_words();
@@ -362,18 +386,21 @@ impl Connection {
         self.hops = Hops::None;
         self.examination = None;
         self.findings = None;
+        self.placed.clear();
         self.limits = self.shared.limits.terms();
         self.dues.clear();
         let pressure = *self.shared.pressure.borrow();
+        let mut trail = Trail::off();
         let within = match pressure {
             Pressure::Free => self.within_rates(),
             Pressure::Full | Pressure::Failed => Err(Reason::InsufficientResources),
         };
         // Who comes too often is told so before anything is looked up.
-        let attributed = match within {
-            Ok(()) => self.attribute(sender).await,
-            Err(reason) => Err(reason),
-        };
+        if let Err(reason) = within {
+            self.note_sender_refused(sender, &reason, "", Privacy::Unsure);
+            return Err(reason);
+        }
+        let attributed = self.attribute(sender, &mut trail).await;
         match attributed {
             Ok(attributed) => {
                 Attributed { attribution: self.attribution, via: self.via } = attributed;
@@ -384,16 +411,20 @@ impl Connection {
                 Ok(())
             }
             Err(reason) => {
-                self.note_sender_refused(sender, &reason);
+                self.note_sender_refused(sender, &reason, trail.last_rule(), Privacy::Open);
                 Err(reason)
             }
         }
     }
 
-    async fn attribute(&self, sender: &Sender) -> Result<Attributed, Reason> {
+    async fn attribute(&self, sender: &Sender, trail: &mut Trail) -> Result<Attributed, Reason> {
         let (peer, door) = (self.session.peer(), self.entrance.door);
         let sender = sender.as_ref().map(Address::domain);
-        self.shared.inquiry.attribute(&self.rules, peer, sender, door, &mut Trail::off()).await
+        if let Some(domain) = sender {
+            // Whether its address may be written down here is known before anything is.
+            self.shared.inquiry.learn_privacy(&self.rules, domain).await;
+        }
+        self.shared.inquiry.attribute(&self.rules, peer, sender, door, trail).await
     }
 
     /// Rule 59, which does not hold for edges of ours: their mail has entered already (section 6).
@@ -448,14 +479,29 @@ impl Connection {
         self.listed.as_ref().filter(|_| applies)?.clone()
     }
 
-    fn note_sender_refused(&self, sender: &Sender, reason: &Reason) {
+    /// Of a sender that nobody was asked about its domain is named.
+    fn note_sender_refused(&self, sender: &Sender, reason: &Reason, rule: &'static str, privacy: Privacy) {
         self.shared.reporter.note(&Event::SenderRefused {
             session: self.id,
             peer: self.session.peer(),
+            listener: &self.entrance.name,
             sender,
+            privacy,
             reason,
-            reply: &reply_for(reason).to_string(),
+            rule,
+            reply: &self.words_for(reason),
         });
+    }
+
+    /// Our answer as the client reads it.
+    fn words_for(&self, reason: &Reason) -> String {
+        self.words_of(&answer_for(reason, self.session.peer()))
+    }
+
+    fn words_of(&self, answer: &Answer) -> String {
+        let mut words = Vec::new();
+        answer.write(&self.texts, Context { session: self.id, now: self.now() }, &mut words);
+        String::from_utf8_lossy(words.trim_ascii_end()).into_owned()
     }
 
     async fn judge_recipient(
@@ -465,12 +511,13 @@ impl Connection {
     ) -> Result<Admitted, Reason> {
         let overloaded = *self.shared.draining.borrow() || *self.shared.pressure.borrow() != Pressure::Free;
         let candour = self.shared.limits.candour(&self.limits, self.client, self.now());
+        let mut trail = Trail::off();
         let admitted = if overloaded {
-            Err(Reason::Overloaded.into())
+            Err(unasked(Reason::Overloaded))
         } else if candour == Candour::NotNow {
-            Err(Reason::Limited(Limit::UnknownRecipientsPerIpPerMinute).into())
+            Err(unasked(Reason::Limited(Limit::UnknownRecipientsPerIpPerMinute)))
         } else if let Some(listed) = self.block_listed(&asked) {
-            Err(listed.into())
+            Err(unasked(listed))
         } else {
             let door = self.entrance.door;
             let sender = self.session.envelope().and_then(|open| open.sender.as_ref());
@@ -482,7 +529,7 @@ impl Connection {
                 door,
                 region_so_far,
             };
-            self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut Trail::off()).await
+            self.shared.inquiry.admit(&self.rules, &asked, &circumstances, &mut trail).await
         };
         let joined = admitted.and_then(|(admitted, place)| {
             let due = self.may_receive(&admitted)?;
@@ -501,10 +548,17 @@ impl Connection {
                 self.begin_examination();
                 self.dues.extend(Some(due).filter(Due::is_owed));
                 self.shared.reporter.note(&Event::RecipientAccepted { irr: place.irr, home: place.home });
+                self.placed.push(Placed {
+                    address: admitted.address.clone(),
+                    home: place.home,
+                    ingress: admitted.ingress,
+                    irr: place.irr,
+                    rule: trail.last_rule(),
+                });
                 Ok(admitted)
             }
             Err(refused) => {
-                self.note_refused(&asked, &refused.reason, refused.names);
+                self.note_refused(&asked, &refused.reason, refused.names, trail.last_rule());
                 Err(refused.reason)
             }
         }
@@ -594,16 +648,7 @@ impl Connection {
         });
         let authserv_id = auth.authserv_id().into();
         self.findings = Some(Box::new(Examined { findings, extent, authserv_id }));
-        let Some(reason) = reason else { return Ok(()) };
-        let nobody = None;
-        let sender = self.session.envelope().map_or(&nobody, |open| &open.sender);
-        self.shared.reporter.note(&Event::MessageRefused {
-            session: self.id,
-            peer: self.session.peer(),
-            sender,
-            reply: &reply_for(&reason).to_string(),
-        });
-        Err(reason)
+        reason.map_or(Ok(()), Err)
     }
 
     /// Of the message under way.
@@ -654,7 +699,7 @@ impl Connection {
         self.via.as_ref().or(self.partner.as_ref())
     }
 
-    fn note_refused(&self, asked: &Asked, reason: &Reason, names: Names) {
+    fn note_refused(&self, asked: &Asked, reason: &Reason, names: Names, rule: &'static str) {
         let recipient = match (asked, names) {
             (Asked::Mailbox(address), Names::Address) => address.to_string(),
             (Asked::Mailbox(address), Names::DomainOnly) => format!("@{}", address.domain()),
@@ -668,10 +713,54 @@ impl Connection {
         self.shared.reporter.note(&Event::RecipientRefused {
             session: self.id,
             peer: self.session.peer(),
+            listener: &self.entrance.name,
             sender,
             recipient: &recipient,
             reason,
-            reply: &reply_for(reason).to_string(),
+            rule,
+            reply: &self.words_for(reason),
+        });
+    }
+
+    /// The session itself said no: to a size, a count, or a syntax. Nobody was looked up for it, so that only
+    /// domains are named.
+    fn note_command_refused(&self, line: &[u8], answer: &Answer) {
+        let verb = line.get(..4).unwrap_or_default();
+        let is = |word: &[u8]| verb.eq_ignore_ascii_case(word);
+        let own_name = is(b"EHLO") || is(b"HELO");
+        if !(own_name || is(b"MAIL") || is(b"RCPT")) {
+            return;
+        }
+        let named = domain_named(line);
+        let sender = self.session.envelope().map(|open| &open.sender);
+        self.shared.reporter.note(&Event::CommandRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            listener: &self.entrance.name,
+            sender,
+            recipient: if is(b"RCPT") { &named } else { "" },
+            reason: answer.reply.label(),
+            reply: &self.words_of(answer),
+        });
+    }
+
+    /// After the end of data, by a rule.
+    fn note_message_refused_for(&self, reason: &Reason) {
+        if let Some(open) = self.session.envelope() {
+            self.note_message_refused_as(&open.sender, reason.word(), &self.words_for(reason));
+        }
+    }
+
+    fn note_message_refused_as(&self, sender: &Sender, reason: &'static str, reply: &str) {
+        self.shared.reporter.note(&Event::MessageRefused {
+            session: self.id,
+            peer: self.session.peer(),
+            listener: &self.entrance.name,
+            sender,
+            recipients: &self.placed,
+            header: &self.peek,
+            reason,
+            reply,
         });
     }
 
@@ -681,7 +770,13 @@ impl Connection {
         // RFC 3207 §4.2 and rule 63: what was sent before the handshake was not sent by whom it seems.
         let injected = wire.discard_pending();
         if injected > 0 {
-            self.shared.reporter.note(&Event::InjectionDropped { session: self.id, bytes: injected });
+            let (peer, listener) = (self.session.peer(), &*self.entrance.name);
+            self.shared.reporter.note(&Event::InjectionDropped {
+                session: self.id,
+                peer,
+                listener,
+                bytes: injected,
+            });
             return Err(End::Injection);
         }
         self.say(&mut wire, answer);
@@ -724,13 +819,25 @@ impl Connection {
             }
         };
         match summary {
-            Some(summary) => Ok(self.session.on(Input::BodyEnded(summary))),
+            Some(summary) => Ok(self.body_ended(summary)),
             // RFC 5321 §4.5.3.2.5
             None => Ok(self.session.on(Input::PatienceOver)),
         }
     }
 
+    fn body_ended(&mut self, summary: BodySummary) -> Action {
+        let sender = self.session.envelope().map(|open| open.sender.clone());
+        let action = self.session.on(Input::BodyEnded(summary));
+        if let (Some(sender), Action::Say(answer)) = (sender, &action)
+            && answer.reply.is_refusal()
+        {
+            self.note_message_refused_as(&sender, answer.reply.label(), &self.words_of(answer));
+        }
+        action
+    }
+
     async fn begin_body(&mut self) {
+        self.peek = self.shared.reporter.peek();
         self.begin_screen();
         let draft = self.shared.spool.draft();
         self.handover = self.begin_handover(draft.id()).await;
@@ -920,11 +1027,12 @@ impl Connection {
             chain.push(content);
             self.see_chain(chain);
         }
-        let Self { examination, screen, draft, handover, .. } = self;
+        let Self { examination, screen, draft, handover, peek, .. } = self;
         // As it came: what is taken out of it may have been signed (section 6).
         if let Some(examination) = examination {
             examination.push(content);
         }
+        peek.see(content);
         screen.push(content, |part| keep_part(draft, handover, part));
     }
 
@@ -998,7 +1106,16 @@ impl Connection {
             self.draft = None;
             return Input::HandedOver(handed_over);
         }
-        Input::Stored(self.store(open).await)
+        let sender = open.sender.clone();
+        let stored = self.store(open).await;
+        if let Err(not_stored) = &stored {
+            let (reason, reply) = match not_stored {
+                NotStored::Full => ("insufficient-room", Reply::InsufficientRoom),
+                NotStored::Failed => ("not-stored", Reply::NotStored),
+            };
+            self.note_message_refused_as(&sender, reason, &self.words_of(&reply.into()));
+        }
+        Input::Stored(stored)
     }
 
     /// Ends the passage. `None` when what is left in `open` is for the spool.
@@ -1024,6 +1141,10 @@ impl Connection {
                 self.note_received();
                 self.shared.reporter.note(&Event::Accepted {
                     session: self.id,
+                    listener: &self.entrance.name,
+                    placed: &self.placed,
+                    header: &self.peek,
+                    findings: self.findings.as_ref().map(|examined| &examined.findings),
                     attribution: &self.attribution,
                     envelope: &envelope,
                     bytes,
@@ -1115,12 +1236,7 @@ impl Connection {
     }
 
     fn note_message_refused(&self, open: &OpenEnvelope, reply: &RemoteReply) {
-        self.shared.reporter.note(&Event::MessageRefused {
-            session: self.id,
-            peer: self.session.peer(),
-            sender: &open.sender,
-            reply: &reply.line(),
-        });
+        self.note_message_refused_as(&open.sender, "next-hop", &reply.line());
     }
 
     async fn store(&mut self, open: OpenEnvelope) -> Result<MessageId, NotStored> {
@@ -1136,6 +1252,10 @@ impl Connection {
         self.note_received();
         self.shared.reporter.note(&Event::Accepted {
             session: self.id,
+            listener: &self.entrance.name,
+            placed: &self.placed,
+            header: &self.peek,
+            findings: self.findings.as_ref().map(|examined| &examined.findings),
             envelope: &accepted.envelope,
             attribution: &self.attribution,
             bytes,
@@ -1182,6 +1302,18 @@ impl Connection {
 /// Rule 42: trusted, and proven by certificate.
 fn speaks_for_its_tenant(via: &Via) -> bool {
     via.connector.trusted_headers && via.proof == Proof::Certificate
+}
+
+/// Refused before anybody was asked whose recipient it is: then nobody knows whether it may be named.
+fn unasked(reason: Reason) -> Refused {
+    Refused { reason, names: Names::DomainOnly }
+}
+
+/// `@domain` of a command's path, as it was written; empty without one.
+fn domain_named(line: &[u8]) -> String {
+    let path = line.split(|b| *b == b'<').nth(1).and_then(|rest| rest.split(|b| *b == b'>').next());
+    let domain = path.and_then(|path| path.rsplit(|b| *b == b'@').next().filter(|it| it.len() < path.len()));
+    domain.map_or_else(String::new, |domain| format!("@{}", String::from_utf8_lossy(domain)))
 }
 
 fn keep_part(draft: &mut Option<Draft>, handover: &mut Option<Handover>, part: &[u8]) {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::Privacy;
 use crate::auth::Findings;
 use crate::clock::Timestamp;
 use crate::decision::{Attribution, Irr, Reason};
@@ -11,6 +12,7 @@ use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, Region, RemoteReply, Sender, SessionId, TlsFacts,
 };
 use crate::spool::Pressure;
+use crate::trace::Peek;
 
 /// Whether an end of a connection is worth a line by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,17 @@ impl Relay {
             Self::Inline => "inline",
         }
     }
+}
+
+/// A recipient that was admitted, and what was decided about it.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    pub address: Address,
+    pub home: Option<Region>,
+    pub ingress: Option<Region>,
+    pub irr: Irr,
+    /// The rule that decided.
+    pub rule: &'static str,
 }
 
 /// Borrowed throughout: an event is noted and gone.
@@ -86,6 +99,11 @@ pub enum Event<'a> {
     ReloadRefused {
         why: &'a str,
     },
+    /// How far the audit's chain has come: noted where it is out of reach of who holds the files.
+    AuditHead {
+        record: u64,
+        hash: &'a str,
+    },
     Draining {
         within: Duration,
     },
@@ -129,6 +147,8 @@ pub enum Event<'a> {
     },
     HandshakeFailed {
         session: SessionId,
+        peer: &'a Peer,
+        listener: &'a str,
         why: &'a str,
     },
     /// A trusted peer speaks for this client from now on (XCLIENT).
@@ -148,11 +168,18 @@ pub enum Event<'a> {
     /// Bytes were pipelined behind STARTTLS (rule 63).
     InjectionDropped {
         session: SessionId,
+        peer: &'a Peer,
+        listener: &'a str,
         bytes: usize,
     },
     Disconnected {
         parting: Parting,
         session: SessionId,
+        peer: &'a Peer,
+        listener: &'a str,
+        /// Of the transaction that was under way, if one was.
+        sender: Option<&'a Sender>,
+        recipients: &'a [Placed],
         why: &'a str,
         messages: u32,
         lasted: Duration,
@@ -161,8 +188,12 @@ pub enum Event<'a> {
     SenderRefused {
         session: SessionId,
         peer: &'a Peer,
+        listener: &'a str,
         sender: &'a Sender,
+        /// Not open where nobody was asked yet whose domain it is.
+        privacy: Privacy,
         reason: &'a Reason,
+        rule: &'static str,
         reply: &'a str,
     },
     /// What the checks of who sent a message came to, before it is taken or refused.
@@ -181,17 +212,35 @@ pub enum Event<'a> {
     RecipientRefused {
         session: SessionId,
         peer: &'a Peer,
+        listener: &'a str,
         sender: &'a Sender,
         recipient: &'a str,
         reason: &'a Reason,
+        rule: &'static str,
         reply: &'a str,
     },
     RecipientAccepted {
         irr: Irr,
         home: Option<Region>,
     },
+    /// The conversation itself refused a command (a size, a count, a syntax); `recipient` is a domain at most.
+    CommandRefused {
+        session: SessionId,
+        peer: &'a Peer,
+        listener: &'a str,
+        sender: Option<&'a Sender>,
+        recipient: &'a str,
+        reason: &'static str,
+        reply: &'a str,
+    },
     Accepted {
         session: SessionId,
+        listener: &'a str,
+        /// What was decided about the recipients, in any order.
+        placed: &'a [Placed],
+        header: &'a Peek,
+        /// Absent where nobody was examined.
+        findings: Option<&'a Findings>,
         envelope: &'a Envelope,
         attribution: &'a Attribution,
         bytes: u64,
@@ -211,7 +260,12 @@ pub enum Event<'a> {
     MessageRefused {
         session: SessionId,
         peer: &'a Peer,
+        listener: &'a str,
         sender: &'a Sender,
+        recipients: &'a [Placed],
+        header: &'a Peek,
+        /// The word for it, where it is ours.
+        reason: &'static str,
         reply: &'a str,
     },
     // The queue

@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::{Event, Parting};
-use crate::mail::{Address, Sender};
+use super::{Event, Parting, Withheld};
+use crate::mail::Sender;
 use crate::spool::Pressure;
 
 /// `log.format` of the configuration.
@@ -80,16 +80,13 @@ pub fn start(format: Format, filter: &str, file: Option<&Path>) -> io::Result<()
     Ok(())
 }
 
-fn sender(sender: &Sender) -> String {
-    sender.as_ref().map_or("<>".to_owned(), Address::to_string)
-}
-
 /// As a number: JSON writers make strings of 128 bits.
 fn millis(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn write(event: &Event<'_>) {
+pub(super) fn write(event: &Event<'_>, withheld: &Withheld) {
+    let sender = |sender: &Sender| withheld.shown_sender(sender);
     match event {
         Event::Listening { listener, address } => info!(event = "listening", listener, %address),
         Event::Recovered { messages, findings } => info!(event = "recovered", messages, findings),
@@ -108,6 +105,7 @@ pub(super) fn write(event: &Event<'_>) {
         Event::Reloaded { warnings } => info!(event = "reloaded", warnings),
         Event::Certificate { name, expires } => info!(event = "certificate", name, %expires),
         Event::ReloadRefused { why } => warn!(event = "reload-refused", why),
+        Event::AuditHead { record, hash } => info!(event = "audit-head", record, hash),
         Event::Draining { within } => info!(event = "draining", within_s = within.as_secs()),
         Event::Stopped { sessions_cut } => info!(event = "stopped", sessions_cut),
         Event::Connected { session, listener, peer } => {
@@ -130,39 +128,43 @@ pub(super) fn write(event: &Event<'_>) {
             names = tls.verified_names.join(" "),
             rejected = tls.rejected_certificate.as_deref().unwrap_or_default(),
         ),
-        Event::HandshakeFailed { session, why } => info!(event = "handshake-failed", %session, why),
+        Event::HandshakeFailed { session, why, .. } => info!(event = "handshake-failed", %session, why),
         Event::Introduced { session, peer } => {
             tracing::debug!(event = "introduced", %session, ip = %peer.ip, helo = peer.helo);
         }
         Event::OriginFound { session, peer, ip, helo, counts } => {
             info!(event = "origin-found", %session, peer = %peer.ip, %ip, helo, counts);
         }
-        Event::InjectionDropped { session, bytes } => {
+        Event::InjectionDropped { session, bytes, .. } => {
             warn!(event = "injection-dropped", %session, bytes, why = "pipelined behind STARTTLS");
         }
-        Event::Disconnected { session, why, messages, lasted, parting: Parting::Ordinary } => {
+        Event::Disconnected { session, why, messages, lasted, parting: Parting::Ordinary, .. } => {
             tracing::debug!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
         }
-        Event::Disconnected { session, why, messages, lasted, parting: Parting::Notable } => {
+        Event::Disconnected { session, why, messages, lasted, parting: Parting::Notable, .. } => {
             info!(event = "disconnected", %session, why, messages, lasted_ms = millis(*lasted));
         }
-        Event::SenderRefused { session, peer, sender: from, reason, reply } => info!(
-            event = "sender-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from),
+        Event::SenderRefused { session, peer, sender: from, privacy, reason, reply, .. } => info!(
+            event = "sender-refused", %session, ip = %peer.ip, helo = peer.helo,
+            sender = withheld.shown_as(from, *privacy),
             reason = reason.word(), reply,
         ),
-        Event::RecipientRefused { session, peer, sender: from, recipient, reason, reply } => info!(
+        Event::RecipientRefused { session, peer, sender: from, recipient, reason, reply, .. } => info!(
             event = "recipient-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), recipient,
             reason = reason.word(), reply,
         ),
         Event::RecipientAccepted { .. } => {}
         Event::Examined { session, id, findings } => info!(
-            event = "examined", id = id.map(tracing::field::display), %session, results = %findings,
+            event = "examined", id = id.map(tracing::field::display), %session, results = %withheld.scrubbed(&findings.to_string()),
             explanation = findings.spf_explanation.as_deref(),
         ),
         Event::Recorded { session, peer, reason } => {
             info!(event = "recorded", %session, ip = %peer.ip, reason = reason.word());
         }
-        Event::Accepted { session, envelope, attribution, bytes, tls, by } => {
+        Event::CommandRefused { session, peer, recipient, reason, reply, .. } => tracing::debug!(
+            event = "command-refused", %session, ip = %peer.ip, recipient, reason, reply,
+        ),
+        Event::Accepted { session, envelope, attribution, bytes, tls, by, .. } => {
             let peer = envelope.peer.as_ref();
             let connector = envelope.tenant.iter().zip(&envelope.connector);
             let connector = connector.map(|(tenant, connector)| format!("{tenant}/{connector}")).next();
@@ -177,29 +179,37 @@ pub(super) fn write(event: &Event<'_>) {
         Event::FellBack { id, next_hop, reply } => info!(
             event = "inline-fell-back", %id, %next_hop, host = reply.host, reply = reply.line(),
         ),
-        Event::MessageRefused { session, peer, sender: from, reply } => info!(
+        Event::MessageRefused { session, peer, sender: from, reply, .. } => info!(
             event = "message-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), reply,
         ),
         Event::Delivered { id, recipient, next_hop, reply, attempts, delay } => info!(
-            event = "delivered", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            event = "delivered", %id, recipient = %withheld.display(recipient), %next_hop, host = reply.host,
+            reply = withheld.shown_reply(reply, recipient), attempts,
             delay_ms = millis(*delay),
         ),
         Event::Deferred { id, recipient, next_hop, reply, attempts, next_attempt } => info!(
-            event = "deferred", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            event = "deferred", %id, recipient = %withheld.display(recipient), %next_hop, host = reply.host,
+            reply = withheld.shown_reply(reply, recipient), attempts,
             %next_attempt,
         ),
         Event::Failed { id, recipient, next_hop, reply, attempts } => info!(
-            event = "failed", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            event = "failed", %id, recipient = %withheld.display(recipient), %next_hop, host = reply.host,
+            reply = withheld.shown_reply(reply, recipient), attempts,
         ),
         Event::Expired { id, recipient, next_hop, reply, attempts } => info!(
-            event = "expired", %id, %recipient, %next_hop, host = reply.host, reply = reply.line(), attempts,
+            event = "expired", %id, recipient = %withheld.display(recipient), %next_hop, host = reply.host,
+            reply = withheld.shown_reply(reply, recipient), attempts,
         ),
-        Event::Rerouted { id, recipient, from, to } => info!(event = "rerouted", %id, %recipient, %from, %to),
+        Event::Rerouted { id, recipient, from, to } => info!(
+            event = "rerouted", %id, recipient = %withheld.display(recipient), %from, %to
+        ),
         Event::DestinationDown { next_hop, reply, next_probe, waiting } => warn!(
             event = "destination-down", %next_hop, host = reply.host, reply = reply.line(), %next_probe, waiting,
         ),
         Event::DestinationUp { next_hop, waiting } => info!(event = "destination-up", %next_hop, waiting),
-        Event::Notified { id, notice, to } => info!(event = "notified", %id, %notice, %to),
+        Event::Notified { id, notice, to } => info!(
+            event = "notified", %id, %notice, to = %withheld.display(to)
+        ),
         Event::NotNotified { id, why } => info!(event = "not-notified", %id, why),
         Event::Quarantined { id, why } => warn!(event = "quarantined", %id, why),
         Event::Ordered { by, verb, filter, messages, recipients } => {

@@ -347,6 +347,8 @@ impl Metrics {
             | Event::Introduced { .. }
             | Event::OriginFound { .. }
             | Event::InjectionDropped { .. }
+            | Event::AuditHead { .. }
+            | Event::CommandRefused { .. }
             | Event::Rerouted { .. }
             | Event::DestinationUp { .. }
             | Event::NotNotified { .. }

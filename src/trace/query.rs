@@ -1,0 +1,490 @@
+//! Query: the rows of the trace, newest first, from the files alone; the daemon need not run.
+//!
+//! Segments are asked one after the other, each with its own indexes, until there are enough rows.
+
+use std::path::Path;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row as SqlRow, params_from_iter};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::document::parse_duration;
+use crate::mail::{MessageId, SessionId};
+
+use super::record::first_id;
+use super::segment::{Family, Status, hashed, integer, open_to_read, turned, unsigned, unturned};
+
+pub const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MOST: usize = 10_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the trace cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the trace cannot be read: {0}")]
+    Sql(#[from] rusqlite::Error),
+    /// The question is not one.
+    #[error("{0}")]
+    Question(String),
+}
+
+/// What is asked, as the command line and the API write it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// An address, or `@domain`; `<>` for the null sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// `2h`, `2026-11-20` or RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// The header field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// `550`, `5.7.64` or `ATTR35`: of our reply, or the remote one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// One recipient of one message, or one refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub received: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    pub status: String,
+    /// The recipient's home region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The message's id; the session's for what was refused.
+    pub id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helo: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// `spool`, `inline`, `notice`, `recovery`; `lost` when its arrival was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
+    /// The message that this notice is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice_of: Option<String>,
+    /// Where it was refused: `connection`, `sender`, `recipient` or `message`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
+    /// `applied`, or why in-region routing did not apply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub irr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enhanced: Option<String>,
+    /// Ours when it was refused, the next hop's otherwise; in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<String>,
+    pub attempts: u32,
+    pub updated: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<String>,
+    /// Only when one message is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Step>,
+    #[serde(skip)]
+    key: u64,
+    #[serde(skip)]
+    n: i64,
+}
+
+/// One step of a message's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub at: String,
+    pub what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
+}
+
+/// Reads `2h` (so long ago), `2026-11-20` or RFC 3339.
+pub fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if let Some(span) = parse_duration(text) {
+        return Some(Timestamp::from_millis(
+            now.millis().saturating_sub(i64::try_from(span.as_millis()).ok()?),
+        ));
+    }
+    Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")))
+}
+
+/// One segment's question: conditions with their values, and which table leads.
+struct Plan {
+    terms: Vec<String>,
+    values: Vec<Value>,
+    /// The message leads when it is looked for by what only it has.
+    message_leads: bool,
+    least: u64,
+    most: u64,
+    families: Vec<Family>,
+    limit: usize,
+}
+
+impl Plan {
+    fn new(question: &Question, now: Timestamp) -> Result<Self, Error> {
+        let mut plan = Self {
+            terms: Vec::new(),
+            values: Vec::new(),
+            message_leads: false,
+            least: 0,
+            most: integer_max(),
+            families: vec![Family::Messages, Family::Refusals],
+            limit: question.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST),
+        };
+        let time = |text: &Option<String>, key: &str| -> Result<Option<Timestamp>, Error> {
+            let Some(text) = text else { return Ok(None) };
+            let read = moment(text, now);
+            read.map(Some).ok_or_else(|| {
+                Error::Question(format!("{key}: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339"))
+            })
+        };
+        if let Some(since) = time(&question.since, "since")? {
+            plan.least = first_id(since.millis());
+        }
+        if let Some(until) = time(&question.until, "until")? {
+            // A day is meant to its end.
+            let end = if question.until.as_ref().is_some_and(|text| text.len() == 10 && text.contains('-')) {
+                until.millis() + 86_400_000
+            } else {
+                until.millis() + 1
+            };
+            plan.most = first_id(end).saturating_sub(1).min(integer_max());
+        }
+        if let Some(word) = &question.status {
+            let status = Status::parse(word).ok_or_else(|| {
+                Error::Question(format!(
+                    "status: '{word}' is none; expected delivered, pending, deferred, failed, rejected, held, deleted or unknown"
+                ))
+            })?;
+            plan.families =
+                vec![if status == Status::Rejected { Family::Refusals } else { Family::Messages }];
+            let number = status as i64;
+            // The words match the partial index only as they stand.
+            if status == Status::Delivered {
+                plan.terms.push("r.status = 0".to_owned());
+            } else {
+                plan.terms.push(format!("r.status <> 0 AND r.status = {number}"));
+            }
+        }
+        if let Some(address) = &question.to {
+            plan.address("r.address", address);
+        }
+        if let Some(address) = &question.from {
+            plan.message_leads = question.to.is_none();
+            plan.address("m.sender", address);
+        }
+        if let Some(message_id) = &question.message_id {
+            plan.message_leads |= question.to.is_none();
+            let hash =
+                hashed(message_id).ok_or_else(|| Error::Question("message_id: is empty".to_owned()))?;
+            plan.terms.push("m.mid IS NOT NULL AND m.mid = ?".to_owned());
+            plan.values.push(Value::Integer(hash));
+        }
+        if let Some(code) = &question.code {
+            plan.code(code)?;
+        }
+        Ok(plan)
+    }
+
+    fn address(&mut self, column: &str, asked: &str) {
+        let asked = asked.trim();
+        if asked == "<>" || asked.is_empty() {
+            self.terms.push(format!("{column} = ''"));
+        } else if let Some(domain) = asked.strip_prefix('@') {
+            // '[' is the first character after '@' where case does not count.
+            self.terms.push(format!("({column} = ? OR ({column} >= ? AND {column} < ?))"));
+            self.values.extend([
+                Value::Text(format!("{domain}@")),
+                Value::Text(format!("{domain}@")),
+                Value::Text(format!("{domain}[")),
+            ]);
+        } else {
+            self.terms.push(format!("{column} = ?"));
+            self.values.push(Value::Text(turned(asked)));
+        }
+    }
+
+    fn code(&mut self, asked: &str) -> Result<(), Error> {
+        let asked = asked.trim();
+        if let Ok(code) = asked.parse::<u16>() {
+            // What was delivered stands in no index of codes; it is found newest first all the same.
+            let among = if (200..400).contains(&code) { "" } else { "r.status <> 0 AND " };
+            self.terms.push(format!("{among}r.code = {code}"));
+        } else if asked.split('.').count() == 3 && asked.starts_with(|c: char| c.is_ascii_digit()) {
+            let among = if asked.starts_with('2') { "" } else { "r.status <> 0 AND r.code IS NOT NULL AND " };
+            self.terms.push(format!("{among}r.enhanced = ?"));
+            self.values.push(Value::Text(asked.to_owned()));
+        } else if asked.to_ascii_uppercase().starts_with("ATTR") {
+            let token = asked.to_ascii_uppercase();
+            let known = token[4..].bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            if !known {
+                return Err(Error::Question(format!("code: '{asked}' is no token such as ATTR35")));
+            }
+            // ATTR35 and not ATTR35.1: a space, a full stop before a space, or the end follows.
+            self.terms
+                .push("r.status <> 0 AND (r.reply LIKE ? OR r.reply LIKE ? OR r.reply LIKE ?)".to_owned());
+            self.values.extend([
+                Value::Text(format!("% {token}")),
+                Value::Text(format!("% {token} %")),
+                Value::Text(format!("% {token}. %")),
+            ]);
+        } else {
+            return Err(Error::Question(format!("code: '{asked}' is none; expected 550, 5.7.64 or ATTR35")));
+        }
+        Ok(())
+    }
+
+    fn sql(&self) -> String {
+        let tables = if self.message_leads {
+            "message m CROSS JOIN recipient r ON r.id = m.id"
+        } else {
+            "recipient r CROSS JOIN message m ON m.id = r.id"
+        };
+        let lead = if self.message_leads { "m" } else { "r" };
+        let mut terms = self.terms.clone();
+        terms.push(format!("{lead}.id >= {} AND {lead}.id <= {}", integer(self.least), integer(self.most)));
+        format!(
+            "SELECT {COLUMNS} FROM {tables} WHERE {} ORDER BY {lead}.id DESC LIMIT {}",
+            terms.join(" AND "),
+            self.limit
+        )
+    }
+}
+
+fn integer_max() -> u64 {
+    unsigned(i64::MAX)
+}
+
+const COLUMNS: &str = "m.id, r.n, m.received, m.sender, r.address, r.status, r.region, m.session, m.ip, m.helo, m.tls, \
+                       m.listener, m.attribution, m.message_id, m.subject, m.authentication, m.size, m.relay, m.cause, \
+                       m.stage, r.ingress, r.irr, r.rule, r.reason, r.code, r.enhanced, r.reply, r.host, r.next_hop, \
+                       r.attempts, r.updated, r.next_attempt";
+
+fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let time = |millis: i64| Timestamp::from_millis(millis).to_string();
+    let address = |column: Option<String>| column.map(|text| unturned(&text));
+    let key = unsigned(row.get(0)?);
+    let session: Option<i64> = row.get(7)?;
+    let session = session.map(|session| SessionId(unsigned(session)).to_string());
+    let stage: Option<String> = row.get(19)?;
+    let id = match (&stage, &session) {
+        (Some(_), Some(session)) => session.clone(),
+        (Some(_), None) | (None, _) => MessageId::from_raw(key).to_string(),
+    };
+    let sender: Option<String> = address(row.get(3)?);
+    Ok(Row {
+        received: time(row.get(2)?),
+        sender: sender.map(|sender| if sender.is_empty() { "<>".to_owned() } else { sender }),
+        recipient: address(row.get(4)?),
+        status: Status::of(row.get(5)?).word().to_owned(),
+        region: row.get(6)?,
+        id,
+        session,
+        client_ip: row.get(8)?,
+        helo: row.get(9)?,
+        tls: row.get(10)?,
+        listener: row.get(11)?,
+        attribution: row.get(12)?,
+        message_id: row.get(13)?,
+        subject: row.get(14)?,
+        authentication: row.get(15)?,
+        size: row.get::<_, Option<i64>>(16)?.map(unsigned),
+        relay: row.get(17)?,
+        notice_of: row.get::<_, Option<i64>>(18)?.map(|id| MessageId::from_raw(unsigned(id)).to_string()),
+        stage,
+        ingress: row.get(20)?,
+        irr: row.get(21)?,
+        rule: row.get(22)?,
+        reason: row.get(23)?,
+        code: row.get::<_, Option<u16>>(24)?.filter(|code| *code > 0),
+        enhanced: row.get(25)?,
+        reply: row.get(26)?,
+        host: row.get(27)?,
+        next_hop: row.get(28)?,
+        attempts: row.get(29)?,
+        updated: time(row.get(30)?),
+        next_attempt: row.get::<_, Option<i64>>(31)?.map(time),
+        history: Vec::new(),
+        key,
+        n: row.get(1)?,
+    })
+}
+
+/// Newest first; the recipients of one message in their order.
+pub fn search(dir: &Path, question: &Question, now: Timestamp) -> Result<Vec<Row>, Error> {
+    let plan = Plan::new(question, now)?;
+    let sql = plan.sql();
+    let mut rows = Vec::new();
+    for family in &plan.families {
+        let mut found = 0;
+        each_segment(dir, *family, plan.least, plan.most, |connection| {
+            let here = select(connection, &sql, &plan.values)?;
+            found += here.len();
+            rows.extend(here);
+            Ok(found < plan.limit)
+        })?;
+    }
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.key), row.n));
+    rows.truncate(plan.limit);
+    Ok(rows)
+}
+
+fn select(connection: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Vec<Row>> {
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map(params_from_iter(values), read)?;
+    rows.collect()
+}
+
+/// Newest first, until `look` has seen enough.
+fn each_segment(
+    dir: &Path,
+    family: Family,
+    least: u64,
+    most: u64,
+    mut look: impl FnMut(&Connection) -> rusqlite::Result<bool>,
+) -> Result<(), Error> {
+    let segments = match family.list(dir) {
+        Ok(segments) => segments,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut end = u64::MAX;
+    for (index, (first, path)) in segments.iter().enumerate().rev() {
+        // The oldest one also holds what is older than its name says.
+        let within = (*first <= most || index == 0) && end > least;
+        end = *first;
+        if !within {
+            continue;
+        }
+        let more = open_to_read(path).and_then(|connection| look(&connection));
+        match more {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            // Deleted by age or size while we looked, or not filled yet.
+            Err(_) if !path.exists() => {}
+            Err(error) if error.to_string().contains("no such table") => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// All of one message, or of one session, with its history. Empty when nobody knows that id.
+pub fn story(dir: &Path, id: &str) -> Result<Vec<Row>, Error> {
+    let raw = u64::from_str_radix(id.trim(), 16).ok().filter(|_| id.trim().len() == 16);
+    let Some(raw) = raw else {
+        return Err(Error::Question(format!("'{id}' is no id: 16 hexadecimal digits")));
+    };
+    let by_id =
+        format!("SELECT {COLUMNS} FROM recipient r CROSS JOIN message m ON m.id = r.id WHERE r.id = ?");
+    let mut rows = with_history(dir, Family::Messages, &by_id, raw, raw, raw)?;
+    if rows.is_empty() {
+        let by_session = format!(
+            "SELECT {COLUMNS} FROM message m CROSS JOIN recipient r ON r.id = m.id \
+             WHERE m.session IS NOT NULL AND m.session = ?"
+        );
+        for family in [Family::Messages, Family::Refusals] {
+            rows.extend(with_history(dir, family, &by_session, raw, 0, u64::MAX)?);
+        }
+    }
+    rows.sort_by_key(|row| (row.key, row.n));
+    Ok(rows)
+}
+
+fn with_history(
+    dir: &Path,
+    family: Family,
+    sql: &str,
+    value: u64,
+    least: u64,
+    most: u64,
+) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    each_segment(dir, family, least, most, |connection| {
+        let mut here = select(connection, sql, &[Value::Integer(integer(value))])?;
+        for row in &mut here {
+            tell(connection, row)?;
+        }
+        rows.extend(here);
+        // One message is in one place; a session may have several.
+        Ok(least != most || rows.is_empty())
+    })?;
+    Ok(rows)
+}
+
+/// The steps of one row, the plain ones from its own columns.
+fn tell(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
+    let step =
+        |at: &str, what: &str, says: Option<String>| Step { at: at.to_owned(), what: what.to_owned(), says };
+    if row.stage.is_some() {
+        row.history.push(step(&row.received, "rejected", row.reply.clone()));
+        return Ok(());
+    }
+    let arrival = match row.relay.as_deref() {
+        Some("notice") => "composed",
+        Some("lost") => "arrival-not-kept",
+        Some("inline") => "streamed",
+        _ => "accepted",
+    };
+    row.history.push(step(&row.received, arrival, row.attribution.clone()));
+    let sql = "SELECT at, what, says FROM history WHERE id = ?1 AND (recipient = '' OR recipient = ?2 COLLATE NOCASE) \
+               ORDER BY at";
+    let mut statement = connection.prepare_cached(sql)?;
+    let recipient = row.recipient.clone().unwrap_or_default();
+    let steps = statement.query_map(rusqlite::params![integer(row.key), recipient], |found| {
+        let at: i64 = found.get(0)?;
+        Ok(Step { at: Timestamp::from_millis(at).to_string(), what: found.get(1)?, says: found.get(2)? })
+    })?;
+    for found in steps {
+        row.history.push(found?);
+    }
+    let is_told = row.history.iter().any(|step| step.what == "delivered");
+    if row.status == "delivered" && !is_told {
+        let host = row.host.as_deref().or(row.next_hop.as_deref()).unwrap_or_default();
+        let says =
+            format!("attempt {} at {host}: {}", row.attempts, row.reply.as_deref().unwrap_or_default());
+        row.history.push(step(&row.updated, "delivered", Some(says)));
+    }
+    Ok(())
+}
