@@ -3,7 +3,7 @@
 
 mod world;
 
-use world::{Authority, Client, Edge, Pair, Sink, letter, swaks};
+use world::{Authority, Client, Edge, Pair, Postfix, Sink, free_address, letter, swaks, until};
 
 const SENDER_OK: &str = "250 2.1.0 Sender OK";
 const OK: &str = "250 2.1.5 Recipient OK";
@@ -181,4 +181,115 @@ fn explain_attributes_as_the_server_does() {
         (told["reply"].as_str(), told["next_hop"].as_str()),
         (Some(OK), Some("smarthost:contoso/out"))
     );
+}
+
+/// A hundred names, one of which is the one that matters.
+fn hundred(authority: &Authority, name: &str) -> Pair {
+    let others: Vec<String> = (1..100).map(|number| format!("host{number}.elsewhere.example")).collect();
+    let names: Vec<&str> = others.iter().map(String::as_str).chain([name]).collect();
+    authority.issue_for_all(&names)
+}
+
+#[test]
+fn bad_certificates_of_clients_count_for_nothing() {
+    let (sink, authority) = (Sink::start(&[]), Authority::new());
+    let fabrikam = r#"
+[[tenant]]
+id = "fabrikam"
+default_region = "EUR"
+domain = [{ name = "fabrikam.com" }]
+[[tenant.inbound_connector]]
+name = "hq"
+type = "on-premises"
+certificate_names = ["mail.fabrikam.com"]
+[[tenant.outbound_connector]]
+name = "out"
+recipient_domains = ["foreign.example"]
+smart_hosts = ["smtp://127.0.0.1:1"]
+"#;
+    let client_ca =
+        format!("[tls]\nclient_ca = \"{}\"\n[log]\nlevel = \"debug\"", authority.file().display());
+    let directory = format!("{}{fabrikam}", contoso(&sink, CERTIFICATES));
+    let edge = Edge::builder("EUR").with(&client_ca).directory(&directory).start();
+    for (bad, why) in [
+        (authority.issue_expired("mail.contoso.com"), "expired"),
+        (authority.self_signed("mail.contoso.com"), "UnknownIssuer"),
+    ] {
+        let (code, transcript) = deliver(&edge, Some(&bad), FOREIGN, FOREIGN);
+        assert!(code == 24 && transcript.contains(RELAY_DENIED), "{transcript}");
+        let rejected = edge.log().lines().any(|line| line.contains("\"secured\"") && line.contains(why));
+        assert!(rejected, "{why}: {}", edge.log());
+    }
+    // Another tenant's speaks for that tenant alone: its mail goes that tenant's way.
+    let (code, transcript) = deliver(&edge, Some(&authority.issue("mail.fabrikam.com")), ANNA, FOREIGN);
+    assert_eq!(code, 0, "{transcript}");
+    assert!(edge.log().contains(r#""attribution":"fabrikam/hq""#), "{}", edge.log());
+    assert!(!edge.log().contains(r#""attribution":"contoso/hq""#), "{}", edge.log());
+    let many = hundred(&authority, "mail.contoso.com");
+    let (code, transcript) = deliver(&edge, Some(&many), FOREIGN, FOREIGN);
+    assert_eq!(code, 0, "{transcript}");
+    assert_eq!(sink.wait_for(1).len(), 1);
+    assert!(edge.log().contains(r#""attribution":"contoso/hq""#), "{}", edge.log());
+}
+
+#[test]
+fn bad_certificates_of_smart_hosts_get_no_mail() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let serve = |pair: &dyn Fn(&str) -> Pair| {
+        let address = free_address();
+        let pair = pair(&address.ip().to_string());
+        let chain = format!("smtpd_tls_chain_files = {}, {}", pair.key.display(), pair.cert.display());
+        let mailboxes = ["a@expired.test", "a@own.test", "a@other.test", "a@stranger.test", "a@many.test"];
+        let setup = Postfix::setup_at(address).mailboxes(&mailboxes);
+        setup.with(&chain).with("smtpd_tls_security_level = may").start()
+    };
+    let servers = [
+        ("expired", serve(&|ip| authority.issue_expired(ip))),
+        ("own", serve(&|ip| authority.self_signed(ip))),
+        ("other", serve(&|_| authority.issue("mail.fabrikam.com"))),
+        ("stranger", serve(&|ip| stranger.issue(ip))),
+        ("many", serve(&|ip| hundred(&authority, ip))),
+    ];
+    let mut directory = "[[tenant]]\nid = \"contoso\"\ndefault_region = \"EUR\"\ndomain = [{ name = \"contoso.com\" }]\n\
+                         [[tenant.inbound_connector]]\nname = \"site\"\ntype = \"on-premises\"\nsource_ips = [\"127.0.0.1\"]\n"
+        .to_owned();
+    for (name, server) in &servers {
+        directory.push_str(&format!(
+            "[[tenant.outbound_connector]]\nname = \"{name}\"\nrecipient_domains = [\"{name}.test\"]\n\
+             smart_hosts = [\"{}\"]\nca = \"{}\"\n",
+            server.url(),
+            authority.file().display()
+        ));
+    }
+    // What the region's authority vouches for is vouched for in that region alone.
+    directory.push_str(&format!(
+        "[[tenant.outbound_connector]]\nname = \"elsewhere\"\nrecipient_domains = [\"elsewhere.test\"]\n\
+         smart_hosts = [\"{}\"]\n",
+        servers[4].1.url()
+    ));
+    let region = format!("[region.EUR]\nca = \"{}\"", authority.file().display());
+    let edge = Edge::builder("EUR").with(&region).directory(&directory).start();
+    edge.client().deliver(ANNA, &["a@elsewhere.test"], letter("elsewhere"));
+    for (name, _) in &servers {
+        edge.client().deliver(ANNA, &[&format!("a@{name}.test")], letter(name));
+    }
+    let many = &servers[4].1;
+    many.wait_for("a@many.test", 1);
+    for (name, why) in [
+        ("expired", "expired"),
+        ("own", "UnknownIssuer"),
+        ("other", "not valid for name"),
+        ("stranger", "BadSignature"),
+        ("elsewhere", "UnknownIssuer"),
+    ] {
+        let reply = until("a deferral", || {
+            let queue = edge.queue();
+            let row = queue.iter().find(|row| row.to_string().contains(&format!("contoso/{name}")))?;
+            Some(row["last_reply"].as_str()?.to_owned())
+        });
+        assert!(reply.to_lowercase().contains(&why.to_lowercase()), "{name}: {reply}");
+    }
+    for (name, server) in &servers[..4] {
+        assert!(server.mailbox(&format!("a@{name}.test")).is_empty(), "{name}");
+    }
 }

@@ -2,7 +2,7 @@
 
 mod world;
 
-use world::{CONTOSO, Dovecot, Edge, Letter, Nameserver, Zone, until};
+use world::{Authority, CONTOSO, Dovecot, Edge, Letter, Nameserver, Zone, swaks, until};
 
 const ANNA: &str = "anna@contoso.com";
 
@@ -131,4 +131,40 @@ fn the_true_sender_is_who_is_examined() {
     let letters = edge.wait_for(ANNA, 3);
     let own = letters.iter().find(|letter| letter.header("Subject").as_deref() == Some("own"));
     assert_eq!(own.expect("the last one").header("Authentication-Results"), None);
+}
+
+/// Rule 42: what the organisation's servers say counts where a certificate proves them, and only there.
+#[test]
+fn a_trusted_connector_is_believed_by_its_certificate_alone() {
+    let authority = Authority::new();
+    let directory = format!(
+        "{CONTOSO}\n[[tenant.inbound_connector]]\nname = \"hq\"\ntype = \"on-premises\"\ntrusted_headers = true\n\
+         certificate_names = [\"mail.contoso.com\"]\nsource_ips = [\"127.0.0.0/24\"]\n\
+         [[tenant.inbound_connector]]\nname = \"other\"\ntype = \"on-premises\"\ncertificate_names = [\"other.contoso.com\"]\n"
+    );
+    let client_ca = format!("[tls]\nclient_ca = \"{}\"", authority.file().display());
+    let edge = Edge::builder("EUR").with(&client_ca).directory(&directory).start();
+    let certificates =
+        [("proven", Some("mail.contoso.com")), ("other", Some("other.contoso.com")), ("address", None)];
+    for (subject, certificate) in certificates {
+        let pair = certificate.map(|name| authority.issue(name));
+        let mut arguments =
+            vec!["--tls".to_owned(), "--from".into(), "ida@contoso.com".into(), "--to".into(), ANNA.into()];
+        if let Some(pair) = &pair {
+            arguments.extend(["--tls-cert".to_owned(), pair.cert.display().to_string()]);
+            arguments.extend(["--tls-key".to_owned(), pair.key.display().to_string()]);
+        }
+        arguments.extend(["--header".to_owned(), format!("Subject: {subject}")]);
+        arguments.extend(["--add-header".to_owned(), "X-MS-Exchange-CrossPremises-AuthAs: Internal".into()]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (code, transcript) = swaks(edge.address, &arguments);
+        assert_eq!(code, 0, "{transcript}");
+    }
+    for letter in edge.wait_for(ANNA, 3) {
+        let said = letter.headers("X-MS-Exchange-Organization-AuthAs");
+        let believed = letter.header("Subject").as_deref() == Some("proven");
+        assert_eq!(said, if believed { vec!["Internal"] } else { vec![] }, "{letter:?}");
+        assert!(letter.headers("X-MS-Exchange-CrossPremises-AuthAs").is_empty(), "{letter:?}");
+    }
+    assert_eq!(edge.log().matches(r#""connector":"contoso/hq""#).count(), 2, "{}", edge.log());
 }

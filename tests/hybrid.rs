@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use world::{
-    Authority, Client, Edge, Nameserver, Postfix, Sink, Zone, free_address, holds_for, letter, swaks,
+    Authority, Client, Edge, Nameserver, Postfix, Sink, Zone, free_address, holds_for, letter, swaks, until,
 };
 
 const ANNA: &str = "anna@contoso.com";
@@ -156,6 +156,26 @@ fn scenario_2_mx_here_and_filtering_on_premises() {
     hybrid.settles();
     assert_eq!((hybrid.edge.mailbox(ANNA).len(), hybrid.postfix.mailbox(BEN).len()), (1, 1));
     assert_eq!(hybrid.internet.taken().len(), 2);
+}
+
+#[test]
+fn scenario_2_waits_while_the_premises_are_down() {
+    let hybrid = Hybrid::start("Scenario 2", Outward::ThroughTheEdge);
+    let Hybrid { edge, postfix, _names, _authority, .. } = hybrid;
+    let address = postfix.address;
+    drop(postfix);
+    edge.client().deliver(FOREIGN, &[ANNA], letter("later"));
+    until("the message to wait", || (edge.queue().len() == 1).then_some(()));
+    assert!(edge.mailbox(ANNA).is_empty());
+    let pair = _authority.issue("mail.contoso.com");
+    let postfix = Postfix::setup_at(address)
+        .with(&format!("transport_maps = inline:{{ {{ * = {} }} }}", hop(edge.address)))
+        .with(&format!("smtpd_tls_chain_files = {}, {}", pair.key.display(), pair.cert.display()))
+        .with(&format!("smtp_tls_chain_files = {}, {}", pair.key.display(), pair.cert.display()))
+        .with("smtpd_tls_security_level = may\nsmtp_tls_security_level = may")
+        .start();
+    let received = edge.wait_for(ANNA, 1)[0].headers("Received");
+    assert_eq!(received.len(), 3, "{received:?}\n{}", postfix.log());
 }
 
 #[test]

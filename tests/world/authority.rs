@@ -65,13 +65,7 @@ impl Authority {
     fn sign(&self, file: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("our own issuer");
-        let pair = Pair {
-            cert: self.folder.join(format!("{file}.cert.pem")),
-            key: self.folder.join(format!("{file}.key.pem")),
-        };
-        fs::write(&pair.cert, certificate.pem()).expect("our own folder");
-        fs::write(&pair.key, key.serialize_pem()).expect("our own folder");
-        pair
+        self.write(file, &certificate, &key)
     }
 
     /// As a public authority issues it to a mail server: for 90 days, with what it is for and where a
@@ -92,6 +86,24 @@ impl Authority {
         let uris = vec!["http://crl.contoso.com/ca.crl".to_owned()];
         params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
         self.sign(name, &params)
+    }
+
+    /// One that nobody but itself vouches for.
+    pub fn self_signed(&self, name: &str) -> Pair {
+        let params = CertificateParams::new([name.to_owned()]).expect("a name or an address");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate of its own");
+        self.write(&format!("own-{name}"), &certificate, &key)
+    }
+
+    fn write(&self, file: &str, certificate: &rcgen::Certificate, key: &KeyPair) -> Pair {
+        let pair = Pair {
+            cert: self.folder.join(format!("{file}.cert.pem")),
+            key: self.folder.join(format!("{file}.key.pem")),
+        };
+        fs::write(&pair.cert, certificate.pem()).expect("our own folder");
+        fs::write(&pair.key, key.serialize_pem()).expect("our own folder");
+        pair
     }
 
     pub fn issue_for(&self, address: SocketAddr) -> Pair {

@@ -155,10 +155,13 @@ impl Drop for Postfix {
         if std::thread::panicking() {
             eprintln!("-- the log of postfix at {}:\n{}", self.address, self.log());
         }
-        // Its children go with it only when the master ends in order.
-        if self.process.exited().is_none() {
-            self.process.signal("TERM");
-            self.process.wait();
+        // `start-fg` waits for a master that is not its child to kill: that one is named in a file.
+        let master = fs::read_to_string(self.folder.join("queue/pid/master.pid")).unwrap_or_default();
+        if let Ok(id) = master.trim().parse::<u32>() {
+            let _ = Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status();
+            until("postfix to end", || {
+                (!std::path::Path::new(&format!("/proc/{id}")).exists()).then_some(())
+            });
         }
     }
 }
