@@ -89,14 +89,14 @@ pub(super) struct Connection {
     handover: Option<Handover>,
     chunks: Option<ChunkDecoder>,
     /// What the message under way may not bring is taken out of it here (rule 42).
-    screen: Screen,
+    screen: Option<Box<Screen>>,
     /// Who sent the message under way, as far as it is being found out; from the first recipient on.
     examination: Option<Box<Examination>>,
     /// What was found out about the message that is being taken.
     findings: Option<Box<Examined>>,
     /// Where its connector looks past servers of the tenant's own (rule 40), and whom it came from then.
-    chain: Option<Chain>,
-    origin: Option<Origin>,
+    chain: Option<Box<Chain>>,
+    origin: Option<Box<Origin>>,
     /// When the message under way must be whole.
     body_until: Option<Instant>,
     /// The message could not be kept in the spool while it came in.
@@ -152,7 +152,7 @@ impl Connection {
             draft: None,
             handover: None,
             chunks: None,
-            screen: Screen::default(),
+            screen: None,
             examination: None,
             findings: None,
             chain: None,
@@ -275,6 +275,8 @@ impl Connection {
             self.draft = None;
             self.handover = None;
             self.chunks = None;
+            self.screen = None;
+            self.chain = None;
             self.not_kept = None;
         }
         let deadline = Instant::now() + self.session.patience();
@@ -856,11 +858,11 @@ impl Connection {
             }
             None => (firewall.screen(self.trust()), None),
         };
-        (self.screen, self.chain) = (screen, chain);
+        (self.screen, self.chain) = (Some(Box::new(screen)), chain.map(Box::new));
     }
 
     /// The chain has been seen to its end: what it told is recorded, and counts where all recipients want it.
-    fn end_chain(&mut self, chain: Chain) {
+    fn end_chain(&mut self, chain: &Chain) {
         let Some(origin) = chain.origin() else { return };
         let recipients = self.session.envelope().map_or(&[][..], |open| &open.recipients);
         let users = self.connector().map_or(&[][..], |via| &via.connector.skipping.users);
@@ -868,14 +870,18 @@ impl Connection {
             users.is_empty() || recipients.iter().all(|recipient| users.contains(&recipient.address));
         let firewall = self.shared.firewall.load();
         let (names, recorded) = (firewall.origin_fields(), origin.recorded());
+        let mut fields = String::new();
         if counts {
-            self.screen.add(&format!("{}: {recorded}\r\n", names.original));
-            self.origin = Some(origin.clone());
+            fields.push_str(&format!("{}: {recorded}\r\n", names.original));
+            self.origin = Some(Box::new(origin.clone()));
             if let Some(examination) = &mut self.examination {
                 examination.ask_about(origin.ip, &origin.helo);
             }
         }
-        self.screen.add(&format!("{}: {recorded}\r\n", names.skip_listed));
+        fields.push_str(&format!("{}: {recorded}\r\n", names.skip_listed));
+        if let Some(screen) = &mut self.screen {
+            screen.add(&fields);
+        }
         self.shared.reporter.note(&Event::OriginFound {
             session: self.id,
             peer: self.session.peer(),
@@ -1033,12 +1039,15 @@ impl Connection {
             examination.push(content);
         }
         peek.see(content);
-        screen.push(content, |part| keep_part(draft, handover, part));
+        match screen {
+            Some(screen) => screen.push(content, |part| keep_part(draft, handover, part)),
+            None => keep_part(draft, handover, content),
+        }
     }
 
-    fn see_chain(&mut self, chain: Chain) {
+    fn see_chain(&mut self, chain: Box<Chain>) {
         if chain.is_over() {
-            self.end_chain(chain);
+            self.end_chain(&chain);
         } else {
             self.chain = Some(chain);
         }
@@ -1051,7 +1060,9 @@ impl Connection {
             self.see_chain(chain);
         }
         let Self { screen, draft, handover, .. } = self;
-        screen.finish(|part| keep_part(draft, handover, part));
+        if let Some(mut screen) = screen.take() {
+            screen.finish(|part| keep_part(draft, handover, part));
+        }
     }
 
     /// What will be refused need not be kept.
