@@ -27,6 +27,7 @@ pub mod inquiry;
 pub mod session;
 pub mod delivery;
 pub mod onboarding;
+pub mod explain;
 
 // FLOOR 4 · WORKERS
 pub mod listener;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn_with_state;
@@ -20,13 +21,17 @@ use super::audit::Audit;
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
 use super::https::Https;
+use super::page;
 use super::queue;
 use crate::clock::{Clock, Timestamp};
 use crate::directory::Directory;
+use crate::explain;
+use crate::inquiry::Inquiry;
 use crate::limits::Limits;
 use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Gauges, Reporter};
+use crate::smtp::reply::Texts;
 use crate::spool::{Pressure, Spool};
 use crate::{audit, trace};
 
@@ -58,6 +63,8 @@ pub struct Door {
     pub clock: Clock,
     /// The trace and the audit are below it.
     pub state_dir: PathBuf,
+    pub inquiry: Arc<Inquiry>,
+    pub texts: Arc<ArcSwap<Texts>>,
 }
 
 /// `landfall status`.
@@ -112,11 +119,13 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
 
 fn reading() -> Router<Arc<Door>> {
     Router::new()
+        .route("/", get(page::show))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
+        .route("/v1/explain", get(explain_recipient))
 }
 
 fn changing() -> Router<Arc<Door>> {
@@ -269,6 +278,17 @@ async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
         queued: door.queue.len(),
         limited: limited.map(|(limit, count)| (limit.word().to_owned(), count)).collect(),
     })
+}
+
+async fn explain_recipient(
+    State(door): State<Arc<Door>>,
+    Query(question): Query<explain::Question>,
+) -> Response {
+    let texts = door.texts.load_full();
+    match explain::explain(&door.inquiry, &texts, &question).await {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(problems) => (StatusCode::UNPROCESSABLE_ENTITY, problems.join("\n")).into_response(),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

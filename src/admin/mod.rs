@@ -9,6 +9,7 @@ mod guard;
 mod history;
 mod https;
 mod queue;
+mod page;
 
 pub use api::{Address, Command, Door, Status, serve};
 pub use audit::{Audit, FILE as AUDIT_FILE};

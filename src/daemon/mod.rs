@@ -203,7 +203,7 @@ impl Daemon {
             spool: spool.clone(),
             inline: inline.clone(),
             tls: Arc::new(tls),
-            texts: ArcSwap::from_pointee(texts),
+            texts: Arc::new(ArcSwap::from_pointee(texts)),
             firewall: ArcSwap::from_pointee(settings::firewall(&settings)),
             auth: ArcSwap::from_pointee(settings::auth(&settings, &resolver, clock)),
             arrivals,
@@ -231,6 +231,8 @@ impl Daemon {
             history: admin::History::keep(reporter.clone(), clock),
             audit: admin::Audit::new(state.join(admin::AUDIT_FILE)),
             clock,
+            inquiry: inquiry.clone(),
+            texts: shared.texts.clone(),
         });
         admin::serve(door, &settings.admin_socket(), admin_address(&settings, &shared.tls)?)
             .await

@@ -53,7 +53,7 @@ pub struct Shared {
     /// The connections of inline relay.
     pub inline: Arc<Pool>,
     pub tls: Arc<ServerTls>,
-    pub texts: ArcSwap<Texts>,
+    pub texts: Arc<ArcSwap<Texts>>,
     /// What header fields mail may not bring (rule 42).
     pub firewall: ArcSwap<Firewall>,
     /// The checks of who sent it.
