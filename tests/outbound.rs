@@ -466,3 +466,68 @@ fn a_message_that_requires_tls_goes_to_those_who_keep_it() {
     let mut client = edge.client();
     client.expect(&format!("MAIL FROM:<{ANNA}> REQUIRETLS"), "555 5.5.4 Unsupported parameter");
 }
+
+/// The one report in a gzip file.
+fn unzipped(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_reader(flate2::read::GzDecoder::new(bytes)).expect("a report is JSON in gzip")
+}
+
+#[test]
+fn domains_that_ask_are_told_how_tls_went() {
+    let internet = Internet::new();
+    let authority = Authority::new();
+    let [at, desk_at] = [0; 2].map(|_| internet.address());
+    let pages_at = free_address();
+    let names = Nameserver::start(&[Zone::unsigned(
+        "rpt.test",
+        &format!(
+            "@ MX 10 mx\nmx A {mx}\n_mta-sts TXT \"v=STSv1; id=1\"\nmta-sts A {pages}\nreports A {pages}\n\
+             _smtp._tls TXT \"v=TLSRPTv1; rua=mailto:tls@desk.rpt.test,https://reports.rpt.test:{port}/v1/tlsrpt\"\n\
+             desk MX 10 desk-mx\ndesk-mx A {desk}\n",
+            mx = at.ip(),
+            desk = desk_at.ip(),
+            pages = pages_at.ip(),
+            port = pages_at.port()
+        ),
+    )]);
+    let pages = Pages::start_at(
+        pages_at,
+        &authority.issue_for_all(&["mta-sts.rpt.test", "reports.rpt.test"]),
+        &[("mta-sts.rpt.test", policy("testing", "mx.rpt.test")), ("reports.rpt.test", ok(""))],
+    );
+    let wrong = authority.issue("elsewhere.rpt.test");
+    let mx = with_tls(Postfix::setup_at(at).mailboxes(&["x@rpt.test"]), &wrong).start();
+    let desk = Postfix::setup_at(desk_at).mailboxes(&["tls@desk.rpt.test"]).start();
+    let outbound = format!(
+        "[outbound]\nmta_sts = true\nmta_sts_port = {}\nca = \"{}\"\ntls_reports = true\n\
+         tls_report_interval = \"3s\"\n",
+        pages_at.port(),
+        authority.file().display()
+    );
+    let edge = internet.edge(&names).with(&outbound).start();
+    send(&edge, &["x@rpt.test"]);
+    mx.wait_for("x@rpt.test", 1);
+    let letter = desk.wait_for("tls@desk.rpt.test", 1).remove(0);
+    assert_eq!(letter.header("TLS-Report-Domain").as_deref(), Some("rpt.test"), "{letter:?}");
+    assert_eq!(letter.header("TLS-Report-Submitter").as_deref(), Some("edge1.eur.example.net"));
+    let message = mail_parser::MessageParser::new().parse(&letter.0).expect("a message");
+    let attached = message.attachments().next().expect("the report").contents().to_vec();
+    let posted = until("the report over https", || {
+        let heard = pages.heard();
+        heard.into_iter().find(|(head, _)| head.starts_with("POST /v1/tlsrpt ")).map(|(_, body)| body)
+    });
+    for report in [unzipped(&attached), unzipped(&posted)] {
+        assert_eq!(report["organization-name"], "edge1.eur.example.net", "{report:#}");
+        let policy = &report["policies"][0];
+        assert_eq!(policy["policy"]["policy-type"], "sts");
+        assert_eq!(policy["policy"]["policy-domain"], "rpt.test");
+        assert_eq!(policy["policy"]["mx-host"][0], "mx.rpt.test");
+        assert_eq!(policy["summary"]["total-failure-session-count"], 1);
+        let failure = &policy["failure-details"][0];
+        assert_eq!(failure["result-type"], "certificate-host-mismatch", "{report:#}");
+        assert_eq!(failure["receiving-ip"], at.ip().to_string());
+    }
+    holds_for("one report and no more", Duration::from_secs(4), || {
+        desk.mailbox("tls@desk.rpt.test").len() == 1
+    });
+}

@@ -196,7 +196,7 @@ async fn validate(
         }
     }
     let resolver = Arc::new(Resolver::new(daemon::dns(settings), Meter::default()));
-    let services = match daemon::services(settings, &resolver) {
+    let services = match daemon::services(settings, &resolver, None) {
         Ok(services) => Arc::new(services),
         Err(error) => {
             eprintln!("landfall connector: {error}");

@@ -8,6 +8,7 @@ mod confine;
 mod pressure;
 mod service;
 mod settings;
+mod tls_reports;
 mod sockets;
 mod trace;
 mod upgrade;
@@ -119,6 +120,10 @@ struct Daemon {
     settings: Settings,
     inquiry: Arc<Inquiry>,
     resolver: Arc<Resolver>,
+    /// How TLS went with the internet.
+    ledger: Arc<delivery::Ledger>,
+    /// Of those reports.
+    reporting: tokio::task::JoinHandle<()>,
     shared: Arc<Shared>,
     spool: Spool,
     queue: Queue,
@@ -177,7 +182,8 @@ impl Daemon {
         inquiry.tell_privacy(reporter.withheld().clone());
         trace::recover(&recovered.messages, &inquiry, &reporter).await;
         tokio::spawn(watch_validation(resolver.validation(), reporter.clone()));
-        let services = Arc::new(services(&settings, &resolver)?);
+        let ledger = Arc::new(delivery::Ledger::default());
+        let services = Arc::new(services(&settings, &resolver, Some(&ledger))?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
         let queue_settings = settings::queue(&settings);
         let state = &settings.node.state_dir;
@@ -188,7 +194,7 @@ impl Daemon {
             queue_settings,
             spool.clone(),
             inquiry.clone(),
-            services,
+            services.clone(),
             reporter.clone(),
             clock,
             holds.clone(),
@@ -238,10 +244,23 @@ impl Daemon {
             .await
             .map_err(io_error("the admin socket"))?;
         queue.recover(recovered.messages).await;
+        let desk = tls_reports::Desk {
+            settings: settings.clone(),
+            ledger: ledger.clone(),
+            resolver: resolver.clone(),
+            services,
+            spool: spool.clone(),
+            arrivals: shared.arrivals.clone(),
+            reporter: reporter.clone(),
+            clock,
+        };
+        let reporting = tokio::spawn(desk.work());
         let mut daemon = Self {
             path,
             inquiry,
             resolver,
+            ledger,
+            reporting,
             shared,
             spool,
             tending: tokio::spawn(inline.tend()),
@@ -382,6 +401,8 @@ impl Daemon {
         self.listeners.abort_all();
         while self.listeners.join_next().await.is_some() {}
         self.tending.abort();
+        self.reporting.abort();
+        tls_reports::write_down(&self.settings, &self.ledger).await;
         drop(self.shared);
         let _ = tokio::time::timeout_at(deadline, self.take_in).await;
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -434,7 +455,9 @@ impl Daemon {
         let settings = settings;
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
-        let services = Arc::new(services(&settings, &self.resolver).map_err(|error| error.to_string())?);
+        let services = Arc::new(
+            services(&settings, &self.resolver, Some(&self.ledger)).map_err(|error| error.to_string())?,
+        );
         certificates::replace(&self.shared.tls, &settings).map_err(|error| error.to_string())?;
         for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
             self.reporter.note(&Event::Warning { what: &what });
@@ -471,7 +494,7 @@ impl Daemon {
             return;
         }
         let replaced = certificates::replace(&self.shared.tls, &self.settings)
-            .and_then(|()| services(&self.settings, &self.resolver));
+            .and_then(|()| services(&self.settings, &self.resolver, Some(&self.ledger)));
         match replaced {
             Ok(services) => {
                 let services = Arc::new(services);
@@ -493,6 +516,7 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("[node]", old.node != new.node),
         ("[[listener]] names and addresses", listener_places(old) != listener_places(new)),
         ("[directory] and its service", directory_service_changed(old, new)),
+        ("outbound.tls_report*", reporting(old) != reporting(new)),
         ("[spool]", old.spool != new.spool),
         ("[trace]", old.trace != new.trace),
         ("[audit]", old.audit != new.audit),
@@ -532,6 +556,11 @@ async fn tell(mut news: mpsc::Receiver<News>, reporter: Reporter) {
             News::Warning { what } => Event::Warning { what },
         });
     }
+}
+
+fn reporting(settings: &Settings) -> (bool, Duration, &Option<crate::mail::Address>) {
+    let outbound = &settings.outbound;
+    (outbound.tls_reports, outbound.tls_report_interval, &outbound.tls_report_from)
 }
 
 fn listener_places(settings: &Settings) -> Vec<(&str, &[std::net::SocketAddr], bool)> {
@@ -586,7 +615,13 @@ fn report_recovery(recovered: &Recovered, reporter: &Reporter) {
 }
 
 /// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
-pub fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<delivery::Services, Error> {
+/// `ledger` counts how TLS goes, where that is to be reported.
+pub fn services(
+    settings: &Settings,
+    resolver: &Arc<Resolver>,
+    ledger: Option<&Arc<delivery::Ledger>>,
+) -> Result<delivery::Services, Error> {
+    let ledger = ledger.filter(|_| settings.outbound.tls_reports).cloned();
     let identities = certificates::identities(settings)?;
     Ok(delivery::Services {
         hostname: settings.node.hostname.as_str().into(),
@@ -595,18 +630,18 @@ pub fn services(settings: &Settings, resolver: &Arc<Resolver>) -> Result<deliver
         tls: Arc::new(ClientTls::new(Roots::system(), identities.first())?),
         patience: settings::delivery_patience(settings),
         troubled: delivery::Troubled::default(),
-        internet: Some(Arc::new(internet(settings)?)),
+        internet: Some(Arc::new(internet(settings, ledger)?)),
         clock: Clock::System,
     })
 }
 
-fn internet(settings: &Settings) -> Result<delivery::Internet, Error> {
+fn internet(settings: &Settings, ledger: Option<Arc<delivery::Ledger>>) -> Result<delivery::Internet, Error> {
     let roots = match &settings.outbound.ca {
         Some(authorities) => Roots::system().and_file(authorities)?,
         None => Roots::system(),
     };
     let tls = Arc::new(ClientTls::new(roots, None)?);
-    Ok(delivery::Internet::new(settings::internet(settings, &interfaces()), tls, Clock::System))
+    Ok(delivery::Internet::new(settings::internet(settings, &interfaces()), tls, ledger, Clock::System))
 }
 
 /// The addresses of this machine; none when the system does not tell.

@@ -23,7 +23,7 @@ mod tests;
 
 pub use courier::Courier;
 pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
-pub use internet::{Internet, Private, Settings as InternetSettings, StsSettings};
+pub use internet::{Counts, Internet, Ledger, Private, Settings as InternetSettings, StsSettings};
 pub use probe::{Step, probe};
 pub use troubled::Troubled;
 

@@ -339,6 +339,10 @@ impl Connection {
         self.dialogue.keeps_tls_required()
     }
 
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.wire.is_encrypted()
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.dialogue.is_ready()
     }

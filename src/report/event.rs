@@ -316,6 +316,11 @@ pub enum Event<'a> {
         next_hop: &'a NextHopName,
         waiting: usize,
     },
+    /// A domain was told how TLS goes with it (RFC 8460).
+    TlsReported {
+        domain: &'a str,
+        to: &'a str,
+    },
     Notified {
         id: MessageId,
         notice: MessageId,

@@ -207,6 +207,7 @@ pub(super) fn write(event: &Event<'_>, withheld: &Withheld) {
             event = "destination-down", %next_hop, host = reply.host, reply = reply.line(), %next_probe, waiting,
         ),
         Event::DestinationUp { next_hop, waiting } => info!(event = "destination-up", %next_hop, waiting),
+        Event::TlsReported { domain, to } => info!(event = "tls-reported", domain, to),
         Event::Notified { id, notice, to } => info!(
             event = "notified", %id, %notice, to = %withheld.display(to)
         ),

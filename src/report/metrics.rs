@@ -351,6 +351,7 @@ impl Metrics {
             | Event::CommandRefused { .. }
             | Event::Rerouted { .. }
             | Event::DestinationUp { .. }
+            | Event::TlsReported { .. }
             | Event::NotNotified { .. }
             | Event::Ordered { .. }
             | Event::Removed { .. } => {}

@@ -7,18 +7,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use mail_auth::report::tlsrpt::ResultType;
 
 use super::Internet;
 use super::exchange::{Exchangers, Host, NoWay};
+use super::ledger::{Session, details, of_sts, result_of};
 use super::proof::{Candidate, Proof};
 use super::sts::Policy;
 use crate::chance::Chance;
 use crate::delivery::courier::{Courier, Road, Start, label};
 use crate::delivery::dialogue::Protocol;
-use crate::delivery::transfer::{NotReady, Transferred};
+use crate::delivery::transfer::{Connection, NotReady, Transferred};
 use crate::delivery::{Delivery, Parcel};
 use crate::mail::{Domain, Endpoint, Outcome, RemoteReply, Status, TlsLevel};
 use crate::net::{Fault, Target};
+use crate::spool::Content;
 
 /// Calls made for one attempt, over all hosts and addresses.
 const CALLS_LIMIT: usize = 16;
@@ -38,6 +41,8 @@ struct Attempt {
 /// What the domain asks for.
 struct Wishes {
     policy: Option<Arc<Policy>>,
+    /// `TLS-Required: No`: the sender would rather have it arrive than be safe (RFC 8689 §5).
+    waived: bool,
 }
 
 /// How one call ended.
@@ -90,7 +95,8 @@ impl Courier {
             Err(NoWay::Never(reply)) => return never(reply),
             Err(NoWay::NotNow(reply)) => return Delivery::Unreached(reply),
         };
-        let wishes = Wishes { policy: internet.policy_of(domain, &resolver).await };
+        let waived = !parcel.envelope.require_tls && waives_tls(parcel.content).await;
+        let wishes = Wishes { policy: internet.policy_of(domain, &resolver).await, waived };
         let mut attempt = Attempt::default();
         for group in &exchangers.groups {
             let hosts =
@@ -147,11 +153,16 @@ impl Courier {
         let policy = wishes.policy.as_deref();
         let mut proof = match Proof::of(&candidate, internet.settings(), &resolver, policy).await {
             Ok(proof) => proof,
+            Err(_) if wishes.waived => Proof::Nothing,
             Err(reply) => {
+                internet.note_unproven(&candidate, policy, &reply);
                 attempt.not_now = Some(reply);
                 return None;
             }
         };
+        if wishes.waived {
+            proof = Proof::Nothing;
+        }
         if parcel.envelope.require_tls {
             match proof.for_required_tls(&candidate, policy) {
                 Some(enough) => proof = enough,
@@ -167,7 +178,7 @@ impl Courier {
                 break;
             }
             attempt.calls += 1;
-            match self.call(internet, &candidate, &proof, address, parcel).await {
+            match self.call(internet, &candidate, (&proof, policy), address, parcel).await {
                 Call::Over(delivery) => return Some(delivery),
                 Call::Useless(reply) => attempt.not_now = Some(reply),
                 Call::Unfit(reply) => {
@@ -193,7 +204,7 @@ impl Courier {
         &mut self,
         internet: &Arc<Internet>,
         host: &Candidate<'_>,
-        proof: &Proof,
+        (proof, policy): (&Proof, Option<&Policy>),
         address: IpAddr,
         parcel: &Parcel<'_>,
     ) -> Call {
@@ -202,6 +213,7 @@ impl Courier {
         let troubled = Endpoint::Smtp { host: address.to_string(), port: internet.settings.port };
         let proven = road(proof);
         let mut opened = self.open(&services, &proven, proven.tls).await;
+        internet.note_session(host, proof, policy, address, &opened);
         if *proof == Proof::StsTesting && matches!(opened, Err(NotReady::Insecure(..))) {
             let plain = road(&Proof::Nothing);
             opened = self.open(&services, &plain, plain.tls).await;
@@ -234,6 +246,65 @@ impl Courier {
             Transferred::Open | Transferred::NotStreamable => unreachable!("it is there as a whole"),
         }
     }
+}
+
+impl Internet {
+    fn note_session(
+        &self,
+        host: &Candidate<'_>,
+        proof: &Proof,
+        policy: Option<&Policy>,
+        address: IpAddr,
+        opened: &Result<Connection, NotReady>,
+    ) {
+        let Some(ledger) = &self.ledger else { return };
+        let failed = |result| Session::Failed { result, host: host.name.to_owned(), address: Some(address) };
+        let session = match opened {
+            Ok(connection) if connection.is_encrypted() => Session::Secured,
+            Ok(_) => failed(ResultType::StartTlsNotSupported),
+            Err(NotReady::NoHandshake(_)) => failed(ResultType::ValidationFailure),
+            Err(NotReady::Insecure(_, fault)) => failed(result_of(proof, *fault)),
+            // There was no session.
+            Err(NotReady::Unusable(_)) => return,
+        };
+        ledger.note(host.domain, details(proof, host.domain, host.name, policy), session);
+    }
+
+    fn note_unproven(&self, host: &Candidate<'_>, policy: Option<&Policy>, reply: &RemoteReply) {
+        let Some(ledger) = &self.ledger else { return };
+        let (policy, result) = if reply.status == Status::new(4, 4, 8) {
+            (of_sts(host.domain, policy), ResultType::ValidationFailure)
+        } else {
+            (details(&Proof::Encryption, host.domain, host.name, None), ResultType::DnssecInvalid)
+        };
+        ledger.note(
+            host.domain,
+            policy,
+            Session::Failed { result, host: host.name.to_owned(), address: None },
+        );
+    }
+}
+
+/// So much of a header is looked through.
+const HEADER_LIMIT: usize = 64 * 1024;
+
+/// Whether the header says `TLS-Required: No`. RFC 8689 §5
+async fn waives_tls(content: &Content) -> bool {
+    let mut header = content.head.to_vec();
+    let mut body = content.body.reader();
+    while header.len() < HEADER_LIMIT && memchr::memmem::find(&header, b"\r\n\r\n").is_none() {
+        match body.next().await {
+            Ok(Some(part)) => header.extend_from_slice(&part[..part.len().min(HEADER_LIMIT)]),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let end = memchr::memmem::find(&header, b"\r\n\r\n").unwrap_or(header.len());
+    header[..end].split(|byte| *byte == b'\n').any(|line| {
+        let Ok(line) = std::str::from_utf8(line) else { return false };
+        line.split_once(':').is_some_and(|(name, value)| {
+            name.trim_end().eq_ignore_ascii_case("TLS-Required") && value.trim().eq_ignore_ascii_case("No")
+        })
+    })
 }
 
 fn road<'a>(internet: &'a Internet, host: &Candidate<'a>, proof: &'a Proof, address: IpAddr) -> Road<'a> {

@@ -6,10 +6,13 @@
 //! `by_mx` makes the attempt.
 
 mod exchange;
+mod ledger;
+mod pages;
 mod proof;
 mod sts;
 mod by_mx;
 
+pub use ledger::{Counts, Ledger};
 pub use sts::StsSettings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -54,13 +57,15 @@ pub struct Internet {
     tls: Arc<ClientTls>,
     permits: Arc<Semaphore>,
     sts: Option<Sts>,
+    /// Absent: nothing is reported.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Internet {
-    pub fn new(settings: Settings, tls: Arc<ClientTls>, clock: Clock) -> Self {
+    pub fn new(settings: Settings, tls: Arc<ClientTls>, ledger: Option<Arc<Ledger>>, clock: Clock) -> Self {
         let permits = Arc::new(Semaphore::new(settings.connections));
         let sts = settings.sts.clone().map(|sts| Sts::new(sts, tls.clone(), clock));
-        Self { settings, tls, permits, sts }
+        Self { settings, tls, permits, sts, ledger }
     }
 
     fn may_call(&self, address: IpAddr) -> bool {

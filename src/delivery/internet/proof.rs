@@ -20,6 +20,8 @@ pub(super) enum Proof {
     Dane {
         dane: Dane,
         base: String,
+        /// As reports write them.
+        records: Vec<String>,
     },
     /// MTA-STS in force.
     Sts,
@@ -150,7 +152,12 @@ async fn by_dane(host: &Candidate<'_>, port: u16, resolver: &Resolver) -> Result
             return Ok(Some(Proof::Encryption));
         }
         let names = vec![base.to_owned(), host.name.to_owned(), host.domain.as_str().to_owned()];
-        return Ok(Some(Proof::Dane { dane: Dane::new(usable, names), base: base.to_owned() }));
+        let records = found.iter().map(|record| {
+            let hex: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{} {} {} {hex}", record.usage, record.selector, record.matching)
+        });
+        let records = records.collect();
+        return Ok(Some(Proof::Dane { dane: Dane::new(usable, names), base: base.to_owned(), records }));
     }
     Ok(None)
 }

@@ -4,23 +4,21 @@
 //! against whoever can keep us from fetching it again. A failure to find one is never a failure of mail.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mail_auth::report::tlsrpt::ResultType;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Internet;
-use super::exchange::Host;
+use super::ledger::{Session, of_sts};
 use crate::clock::{Clock, Timestamp};
 use crate::dns::{Answer, Resolver};
 use crate::mail::Domain;
 use crate::net::ClientTls;
 
-/// RFC 8461 §3.3 would wait a minute; mail waits meanwhile, so this is less.
-const FETCH_PATIENCE: Duration = Duration::from_secs(20);
 /// RFC 8461 §3.3: larger ones may be left.
 const PAGE_LIMIT: usize = 64 * 1024;
 /// RFC 8461 §3.2
@@ -163,6 +161,12 @@ impl Sts {
             }
             Err(why) => {
                 tracing::debug!(%domain, why, "no MTA-STS policy");
+                if let Some(ledger) = &internet.ledger {
+                    let host = format!("mta-sts.{domain}");
+                    let result = ResultType::StsPolicyFetchError;
+                    let failed = Session::Failed { result, host, address: None };
+                    ledger.note(domain, of_sts(domain, None), failed);
+                }
                 let mut failed = self.failed.lock().expect("nobody panics while holding it");
                 if failed.len() >= DOMAINS_LIMIT {
                     failed.clear();
@@ -185,21 +189,8 @@ impl Sts {
         resolver: &Resolver,
     ) -> Result<Policy, String> {
         let host = format!("mta-sts.{domain}");
-        let Host::Known { addresses, .. } = Host::of(&host, internet, resolver).await else {
-            return Err(format!("{host} has no address that may be called"));
-        };
         let port = self.settings.port;
-        let addresses: Vec<SocketAddr> =
-            addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.for_pages())
-            .redirect(reqwest::redirect::Policy::none())
-            .resolve_to_addrs(&host, &addresses)
-            .no_proxy()
-            .https_only(true)
-            .timeout(FETCH_PATIENCE)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = internet.client_for(&host, port, &self.tls, resolver).await?;
         let url = format!("https://{host}:{port}/.well-known/mta-sts.txt");
         let mut answer = client.get(url).send().await.map_err(|error| error.to_string())?;
         if answer.status() != reqwest::StatusCode::OK {
