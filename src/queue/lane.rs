@@ -127,6 +127,8 @@ pub(super) struct Lane {
     backoff: Backoff,
     /// Every message up to this one has been looked at for its lateness.
     late_up_to: MessageId,
+    /// Those that were held and may be late, by when.
+    held_before: BTreeSet<(Timestamp, MessageId)>,
 }
 
 impl Lane {
@@ -147,6 +149,7 @@ impl Lane {
             refused_probe: None,
             backoff,
             late_up_to: MessageId::from_raw(0),
+            held_before: BTreeSet::new(),
         }
     }
 
@@ -229,7 +232,12 @@ impl Lane {
 
     /// One that was elsewhere while those of its age were looked at: its sender may still have to be told.
     fn look_again(&mut self, job: &Job) {
-        if !job.delay_notified && job.id() <= self.late_up_to {
+        if job.was_held() {
+            // Its age is not what its place tells.
+            if !job.delay_notified {
+                self.held_before.insert((self.backoff.late_at(job.ages_from()), job.id()));
+            }
+        } else if !job.delay_notified && job.id() <= self.late_up_to {
             self.late_up_to = MessageId::from_raw(job.id().raw().saturating_sub(1));
         }
     }
@@ -299,16 +307,13 @@ impl Lane {
         use std::ops::Bound::{Excluded, Unbounded};
         let mut late = Vec::new();
         let mut up_to = self.late_up_to;
-        let mut younger = None;
         let waiting = self.waiting.range_mut((Excluded(self.late_up_to), Unbounded));
         for jobs in self.ready.each_beyond_mut(self.late_up_to).into_iter().chain([waiting]) {
             for (id, job) in jobs {
-                // Where time on hold does not count, its age says only that it may be late.
                 if self.backoff.late_at(job.envelope.received_at) > now {
                     break;
                 }
-                if self.backoff.late_at(job.ages_from()) > now {
-                    younger = younger.or(Some(*id)).min(Some(*id));
+                if job.was_held() {
                     continue;
                 }
                 up_to = up_to.max(*id);
@@ -317,18 +322,27 @@ impl Lane {
                 }
             }
         }
-        // Whoever was held is looked at again.
-        let again = younger.map(|id: MessageId| MessageId::from_raw(id.raw().saturating_sub(1)));
-        self.late_up_to = again.map_or(up_to, |again| again.min(up_to));
+        self.late_up_to = up_to;
+        while let Some((at, id)) = self.held_before.first().copied().filter(|(at, _)| *at <= now) {
+            self.held_before.remove(&(at, id));
+            let waiting = self.waiting.get_mut(&id).map(|job| &mut **job);
+            // One that a worker has comes back.
+            let job = self.ready.get_mut(id).or(waiting).filter(|job| !job.delay_notified);
+            if let Some(job) = job {
+                job.delay_notified = true;
+                late.push(Late::of(job));
+            }
+        }
         late
     }
 
     fn next_late(&self) -> Option<Timestamp> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let waiting = self.waiting.range((Excluded(self.late_up_to), Unbounded)).next();
-        let ready = self.ready.beyond(self.late_up_to).map(|(_, job)| job);
-        let first = ready.chain(waiting.map(|(_, job)| &**job));
-        first.map(|job| self.backoff.late_at(job.ages_from())).min()
+        let mut waiting = self.waiting.range((Excluded(self.late_up_to), Unbounded)).map(|(_, job)| &**job);
+        let waiting = waiting.find(|job| !job.was_held());
+        let first = self.ready.beyond(self.late_up_to).chain(waiting);
+        let first = first.map(|job| self.backoff.late_at(job.envelope.received_at)).min();
+        first.into_iter().chain(self.held_before.first().map(|(at, _)| *at)).min()
     }
 
     /// How an attempt went. `job` is what is left of it to try again; it waits by itself when it alone was
@@ -804,6 +818,51 @@ mod tests {
         lane.add_waiting(put_off(job(1, "anna@contoso.com"), at(day + 1800), 3600));
         assert_eq!(take_id(&mut lane, at(day)), None, "no attempt");
         assert_eq!(lane.take_expired(at(day)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_held_is_neither_tried_nor_told_of_nor_ended() {
+        let mut lane = filled(2);
+        let mut first = lane.take_ready(MessageId::from_raw(1)).expect("ready");
+        first.orders().held_since = Some(at(0));
+        lane.hold(first);
+        assert_eq!([take_id(&mut lane, at(0)), take_id(&mut lane, at(0))], [Some(2), None]);
+        assert_eq!((lane.runnable(at(0)), lane.len(), lane.next_wake()), (0, 2, None));
+        let week = 7 * 24 * 60 * 60;
+        assert!(lane.take_late(at(week)).is_empty() && lane.take_expired(at(week)).is_empty());
+        assert_eq!(lane.take_all().len(), 0, "a reload leaves it held");
+    }
+
+    #[test]
+    fn time_on_hold_counts_for_nobody() {
+        let day = 24 * 60 * 60;
+        let mut lane = filled(3);
+        let mut first = lane.take_ready(MessageId::from_raw(1)).expect("ready");
+        first.orders().grace = Duration::from_secs(day);
+        lane.add(first);
+        assert_eq!(lane.next_wake(), Some(at(4 * 60 * 60)));
+        assert!(lane.take_late(at(4 * 60 * 60 - 1)).is_empty());
+        let told: Vec<u64> =
+            lane.take_late(at(4 * 60 * 60)).iter().map(|late| late.envelope.id.raw()).collect();
+        assert_eq!(told, [2, 3]);
+        assert_eq!(lane.next_wake(), Some(at(day)), "nothing wakes anybody before its time");
+        let ended: Vec<u64> = lane.take_expired(at(day)).iter().map(|job| job.id().raw()).collect();
+        assert_eq!(ended, [2, 3], "the oldest does not stand before them");
+        assert_eq!(lane.take_late(at(day + 4 * 60 * 60)).len(), 1);
+        assert!(lane.take_expired(at(2 * day - 1)).is_empty());
+        assert_eq!(lane.take_expired(at(2 * day)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_raised_goes_first_and_what_is_lowered_last() {
+        let mut lane = filled(4);
+        for (id, priority) in [(4, Priority::High), (1, Priority::Low)] {
+            let mut job = lane.take_ready(MessageId::from_raw(id)).expect("ready");
+            job.orders().priority = Some(priority);
+            lane.add(job);
+        }
+        let order: Vec<u64> = std::iter::from_fn(|| take_id(&mut lane, at(0))).collect();
+        assert_eq!(order, [4, 2, 3, 1]);
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl Ready {
         self.shelves().into_iter().find_map(|shelf| shelf.get(&id)).map(|job| &**job)
     }
 
+    pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut Job> {
+        self.shelves_mut().into_iter().find_map(|shelf| shelf.get_mut(&id)).map(|job| &mut **job)
+    }
+
     pub(super) fn first(&self) -> Option<MessageId> {
         self.shelves().into_iter().find_map(|shelf| shelf.first_key_value()).map(|(id, _)| *id)
     }
@@ -96,11 +100,11 @@ impl Ready {
         self.shelves().into_iter().filter_map(first).min()
     }
 
-    pub(super) fn beyond(&self, id: MessageId) -> impl Iterator<Item = (&MessageId, &Job)> {
-        self.shelves()
-            .into_iter()
-            .flat_map(move |shelf| shelf.range((Excluded(id), Unbounded)).next())
-            .map(|(id, job)| (id, &**job))
+    /// The first of each shelf beyond this one; those that were held are passed over.
+    pub(super) fn beyond(&self, id: MessageId) -> impl Iterator<Item = &Job> {
+        self.shelves().into_iter().filter_map(move |shelf| {
+            shelf.range((Excluded(id), Unbounded)).map(|(_, job)| &**job).find(|job| !job.was_held())
+        })
     }
 
     /// Each shelf by itself, in order of arrival.
