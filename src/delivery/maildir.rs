@@ -148,7 +148,15 @@ impl Letter {
             if let Stage::Open(file) = stage {
                 file.sync_all()?;
                 let new = letter.folder.join("new");
-                fs::rename(letter.draft(), new.join(&letter.name))?;
+                let put = || fs::rename(letter.draft(), new.join(&letter.name));
+                match put() {
+                    // A mailbox that somebody began and did not end.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        make_folders(&letter.root, &letter.folder)?;
+                        put()?;
+                    }
+                    put => put?,
+                }
                 // The name too must be on disk before the spool forgets the message.
                 sync_folder(&new)?;
             }
@@ -203,7 +211,8 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     for path in missing.into_iter().rev() {
         make_folder(path)?;
     }
-    for part in ["tmp", "new", "cur"] {
+    // The last is the one that deliveries look for: where it is, the others are.
+    for part in ["new", "cur", "tmp"] {
         make_folder(&folder.join(part))?;
     }
     debug_assert!(folder.starts_with(root), "an address stays below its root");
@@ -335,6 +344,17 @@ mod tests {
                 fs::remove_file(file).expect("a file");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_that_was_made_by_half_is_made_whole() {
+        let root = tempfile::tempdir().expect("a place");
+        let mailbox = root.path().join("b.example").join("a");
+        fs::create_dir_all(mailbox.join("tmp")).expect("room");
+        let delivery = put(root.path(), &["a@b.example"], &content("Subject: x\r\n\r\nhello\r\n")).await;
+        let Delivery::Reached(outcomes) = delivery else { panic!("{delivery:?}") };
+        assert!(matches!(outcomes[0], Outcome::Delivered(..)), "{outcomes:?}");
+        assert_eq!(files(&mailbox.join("new")).len(), 1);
     }
 
     #[tokio::test]
