@@ -77,7 +77,7 @@ impl Hybrid {
     }
 
     /// Mail from the internet that comes by the edge.
-    fn from_internet(&self, to: &str, subject: &str) {
+    fn internet_sends(&self, to: &str, subject: &str) {
         self.edge.client().deliver(FOREIGN, &[to], letter(subject));
     }
 
@@ -119,8 +119,8 @@ fn hop(address: SocketAddr) -> String {
 #[test]
 fn scenario_1_mx_here_and_filtering_here() {
     let hybrid = Hybrid::start("Scenario 1", Outward::ThroughTheEdge);
-    hybrid.from_internet(ANNA, "for the store");
-    hybrid.from_internet(BEN, "for the premises");
+    hybrid.internet_sends(ANNA, "for the store");
+    hybrid.internet_sends(BEN, "for the premises");
     assert_eq!(hybrid.hosts(&hybrid.edge.wait_for(ANNA, 1)[0]), ["edge"]);
     assert_eq!(hybrid.hosts(&hybrid.postfix.wait_for(BEN, 1)[0]), ["postfix", "edge"]);
     // What the premises send: their users', notices, and what they forward for others.
@@ -144,8 +144,8 @@ fn scenario_1_mx_here_and_filtering_here() {
 #[test]
 fn scenario_2_mx_here_and_filtering_on_premises() {
     let hybrid = Hybrid::start("Scenario 2", Outward::ThroughTheEdge);
-    hybrid.from_internet(ANNA, "in");
-    hybrid.from_internet(BEN, "in");
+    hybrid.internet_sends(ANNA, "in");
+    hybrid.internet_sends(BEN, "in");
     assert_eq!(hybrid.hosts(&hybrid.edge.wait_for(ANNA, 1)[0]), ["edge", "postfix", "edge"]);
     assert_eq!(hybrid.hosts(&hybrid.postfix.wait_for(BEN, 1)[0]), ["postfix", "edge"]);
     // The store's mail to the world takes the same way.
