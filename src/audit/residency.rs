@@ -63,7 +63,10 @@ const SAMPLES: usize = 5;
 const KINDS_LIMIT: usize = 10_000;
 
 #[derive(Default)]
-struct Exceptions(BTreeMap<(String, String, String, String), (u64, Vec<String>)>);
+struct Exceptions(BTreeMap<Kind, (u64, Vec<String>)>);
+
+/// Domain, what, home and reason.
+type Kind = (String, String, String, String);
 
 impl Exceptions {
     fn add(&mut self, domain: &str, what: &str, home: &str, reason: &str, count: u64, id: &str) {

@@ -200,11 +200,9 @@ impl Walk {
                 .verdict
                 .notes
                 .push(format!("record {}: a start cut off {torn} octets of an unfinished record", entry.n)),
-            Event::Pruned { until, why } => {
-                if self.unaccounted.is_some_and(|first| first <= *until) {
-                    self.unaccounted = None;
-                    self.verdict.notes.push(format!("the records before {until} were deleted: {why}"));
-                }
+            Event::Pruned { until, why } if self.unaccounted.is_some_and(|first| first <= *until) => {
+                self.unaccounted = None;
+                self.verdict.notes.push(format!("the records before {until} were deleted: {why}"));
             }
             Event::Lost { count } => self
                 .verdict
