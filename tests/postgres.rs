@@ -466,3 +466,42 @@ fn the_schema_has_no_room_for_what_cannot_be() {
         assert!(refusal.contains("ERROR:") && refusal.contains("violates"), "{what}: {refusal}");
     }
 }
+
+#[test]
+fn a_password_is_read_anew_at_each_connection_and_never_shown() {
+    let mut postgres = Postgres::start();
+    postgres.sql("ALTER ROLE landfall PASSWORD 'first'");
+    postgres.admit("host all all 127.0.0.0/8 scram-sha-256");
+    let builder = Edge::builder("EUR");
+    let secret = builder.folder().join("secret");
+    fs::write(&secret, "first\n").expect("our own folder");
+    let file = format!("[directory]\npassword_file = \"{}\"", secret.display());
+    let mut edge = builder.with(&postgres.settings()).with(&file).offline();
+    assert_eq!(edge.command(&["directory", "migrate"]).code, 0);
+    postgres.sql(CONTOSO);
+    edge.start();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    postgres.sql("ALTER ROLE landfall PASSWORD 'zweites'");
+    postgres.cut();
+    until_told(&edge, "ida@contoso.com", USER_FAILED);
+    until("the log to say why", || edge.log().contains("password authentication failed").then_some(()));
+    fs::write(&secret, "zweites\n").expect("our own folder");
+    until_told(&edge, "ida@contoso.com", OK);
+    // In the URL as well; what is shown has none.
+    edge.configure(&format!(
+        "[directory]\nurl = \"postgres://landfall:zweites@{}/landfall\"",
+        postgres.address
+    ));
+    let shown = edge.command(&["config", "show"]);
+    assert!(
+        shown.stdout.contains("postgres://landfall:********@") && !shown.stdout.contains("zweites"),
+        "{shown:#?}"
+    );
+    assert!(
+        edge.command(&["reload"]).code == 0 && edge.log().contains("[directory] and its service has changed")
+    );
+    edge.stop();
+    edge.start();
+    until_told(&edge, "anna@contoso.com", OK);
+    assert!(!edge.log().contains("zweites"), "{}", edge.log());
+}

@@ -36,6 +36,12 @@ pub(super) struct Follower<S> {
     pub(super) stop: watch::Receiver<bool>,
 }
 
+/// The source is away.
+struct Outage {
+    since: Instant,
+    why: String,
+}
+
 impl<S: Source> Follower<S> {
     /// Until it is told to stop.
     pub(super) async fn run(mut self) {
@@ -50,7 +56,7 @@ impl<S: Source> Follower<S> {
 
     async fn follow(&mut self) {
         let mut pause = FIRST_PAUSE;
-        let mut down: Option<Instant> = None;
+        let mut down: Option<Outage> = None;
         loop {
             let mut link = match self.connect().await {
                 Ok(link) => link,
@@ -75,12 +81,15 @@ impl<S: Source> Follower<S> {
         within(deadline, self.source.connect()).await
     }
 
-    fn lost(&self, down: &mut Option<Instant>, trouble: &Trouble) {
+    fn lost(&self, down: &mut Option<Outage>, trouble: &Trouble) {
         self.front.lost();
-        if down.is_none() {
-            *down = Some(Instant::now());
-            self.tell(News::Lost { source: self.source.name(), why: trouble.to_string() });
+        // A reason that changes is told too: how a connection ended is not why there is no other.
+        let why = trouble.to_string();
+        if down.as_ref().is_none_or(|outage| outage.why != why) {
+            self.tell(News::Lost { source: self.source.name(), why: why.clone() });
         }
+        let since = down.as_ref().map_or_else(Instant::now, |outage| outage.since);
+        *down = Some(Outage { since, why });
         self.first
             .send_if_modified(|first| first.is_none() && first.replace(Err(trouble.to_string())).is_none());
     }
@@ -93,7 +102,7 @@ impl<S: Source> Follower<S> {
     async fn keep_up(
         &mut self,
         link: &mut S::Link,
-        down: &mut Option<Instant>,
+        down: &mut Option<Outage>,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Trouble> {
         let patience = self.front.terms().deadline.max(POLL_EVERY);
@@ -126,8 +135,8 @@ impl<S: Source> Follower<S> {
                 *first = Some(Ok(()));
                 is_first
             });
-            if let Some(since) = down.take() {
-                self.tell(News::Back { source: self.source.name(), after: since.elapsed() });
+            if let Some(outage) = down.take() {
+                self.tell(News::Back { source: self.source.name(), after: outage.since.elapsed() });
             }
             if written.elapsed() >= SNAPSHOT_EVERY {
                 self.write_users().await;

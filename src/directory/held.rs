@@ -14,6 +14,7 @@ use crate::mail::{Region, Regions};
 
 /// How often it is looked whether the last question has let go of an old table.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOKS_LIMIT: u32 = 1_000;
 /// Of one outline so many complaints are passed on.
 const WARNINGS_LIMIT: usize = 20;
 
@@ -43,8 +44,11 @@ impl Held {
     pub(super) fn replace(&self, table: Table) {
         let old = self.table.swap(Arc::new(table));
         let retire = move || {
-            while Arc::strong_count(&old) > 1 {
+            let mut looks = 0;
+            // Whoever keeps it for longer takes it apart, and no stop waits for that.
+            while Arc::strong_count(&old) > 1 && looks < LOOKS_LIMIT {
                 std::thread::sleep(LOOK_EVERY);
+                looks += 1;
             }
             drop(old);
         };

@@ -33,8 +33,8 @@ pub use check::{Finding, Problem, Subject};
 pub use file::read;
 pub use front::Terms;
 pub use postgres::{
-    Counts, Imported, Migration, Settings as PostgresSettings, check_url as check_postgres_url,
-    without_secret,
+    Counts, Imported, LOOK_UP as POSTGRES_LOOK_UP, Migration, Settings as PostgresSettings,
+    check_url as check_postgres_url, without_secret,
 };
 pub use register::{Holds, Homes, Move, Register};
 pub use remote::{News, Service, Settings, migrate, open};

@@ -31,7 +31,7 @@ pub use nameserver::{Nameserver, Unbound, Zone};
 pub use pages::{Pages, ok};
 pub use place::{Folder, free_address, is_listening};
 pub use postfix::{Postfix, Setup};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, postgres_program};
 pub use process::Process;
 pub use report::Report;
 pub use signer::Signer;

@@ -122,7 +122,7 @@ impl Postgres {
     }
 
     fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
-        let output = Command::new(bin("psql"))
+        let output = Command::new(postgres_program("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
             .arg(self.folder.join("socket"))
             .args(["-p", &self.address.port().to_string(), "-c", sql])
@@ -218,7 +218,8 @@ impl Drop for Postgres {
     }
 }
 
-fn bin(program: &str) -> PathBuf {
+/// Debian keeps them out of the path.
+pub fn postgres_program(program: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest =
         versions.map(|version| version.path().join("bin").join(program)).filter(|path| path.exists()).max();
@@ -229,10 +230,12 @@ fn bin(program: &str) -> PathBuf {
 fn as_postgres(program: &str, folder: &Folder) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(bin(program));
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+            .arg(postgres_program(program));
         command
     } else {
-        Command::new(bin(program))
+        Command::new(postgres_program(program))
     };
     command.current_dir(&**folder).env("LC_ALL", "C");
     command

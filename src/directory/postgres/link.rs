@@ -17,7 +17,7 @@ use crate::directory::source::{Answer, ChangedUsers, Changes, Link, Mark, Outlin
 use crate::mail::{Address, Licenses, Region, User};
 
 /// Of a strict tenant's user whose home is elsewhere only the region leaves the server (rule 22).
-const LOOK_UP: &str = "
+pub const LOOK_UP: &str = "
     SELECT a.address, h.elsewhere,
            CASE WHEN h.elsewhere IS NULL THEN coalesce(m.written, m.address) END,
            CASE WHEN h.elsewhere IS NULL THEN m.preferred_data_location END,

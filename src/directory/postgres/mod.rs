@@ -19,6 +19,7 @@ use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use import::{Counts, Imported};
+pub use link::LOOK_UP;
 pub use schema::Migration;
 
 pub(super) use desk::Desk;
