@@ -42,7 +42,7 @@ pub(super) async fn run(cli: &Cli, command: &Command, loaded: config::Loaded) ->
     let done = match command {
         Command::List => list(cli, loaded).await,
         Command::Show { domain } => show(cli, loaded, domain).await,
-        Command::Set(set) => change(cli, loaded, set).await,
+        Command::Set(set) => Box::pin(change(cli, loaded, set)).await,
     };
     done.unwrap_or_else(|code| code)
 }

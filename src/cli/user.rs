@@ -52,7 +52,7 @@ pub(super) async fn run(cli: &Cli, command: &Command, loaded: config::Loaded) ->
     let done = match command {
         Command::List(asked) => list(cli, loaded, asked).await,
         Command::Show { address } => show(cli, loaded, address).await,
-        Command::Set(set) => change(cli, loaded, set).await,
+        Command::Set(set) => Box::pin(change(cli, loaded, set)).await,
     };
     done.unwrap_or_else(|code| code)
 }

@@ -17,9 +17,12 @@ use super::wait::PATIENCE;
 /// The whole response, from its status line on.
 type Responses = HashMap<String, String>;
 
+/// Path and body of each POST.
+type Heard = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 pub struct Pages {
     pub address: SocketAddr,
-    heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    heard: Heard,
     pages: Arc<Mutex<Responses>>,
     stopping: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
