@@ -4,7 +4,6 @@
 //! nothing: what its outcome means is for the operator to say.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Subcommand;
@@ -13,7 +12,7 @@ use serde::Serialize;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Settings};
 use crate::daemon;
-use crate::delivery::{Courier, Delivery, Parcel, Services, probe};
+use crate::delivery::{Courier, Delivery, Parcel, Services, Wanted, probe};
 use crate::dns::{Meter, Resolver};
 use crate::mail::{
     Address, BodyType, ConnectorKind, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome,
@@ -21,6 +20,7 @@ use crate::mail::{
 };
 use crate::spool::{Body, Content};
 
+use super::probe::{Line, millis};
 use super::{MISTAKE, NO, YES, print_json};
 
 #[derive(Debug, Subcommand)]
@@ -49,15 +49,6 @@ struct Row {
     /// Where it leads, or what it asks for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     smart_hosts: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Line {
-    step: String,
-    host: String,
-    ok: bool,
-    says: String,
-    took_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,22 +196,12 @@ async fn validate(
     };
     let mut steps = Vec::new();
     let mut show = |line: Line| {
-        if !json {
-            let mark = if line.ok { "ok  " } else { "FAIL" };
-            println!("{mark} {:<8} {:>7} ms  {}  {}", line.step, line.took_ms, line.host, line.says);
-        }
+        line.print(json);
         steps.push(line);
     };
     for endpoint in connector.smart_hosts.iter() {
-        for step in probe(&services, endpoint, connector.tls, connector.ca.as_deref()).await {
-            show(Line {
-                step: step.name.to_owned(),
-                host: step.host,
-                ok: step.holds,
-                says: step.says,
-                took_ms: millis(step.took),
-            });
-        }
+        let wanted = Wanted::greetings(connector.tls, connector.ca.as_deref());
+        probe(services.means(), endpoint, wanted, &mut |step| show(step.into())).await;
     }
     for recipient in recipients {
         let domain = recipient.domain();
@@ -309,8 +290,4 @@ fn envelope(settings: &Settings, tenant: &Tenant, recipient: &Address, now: Time
         require_tls: false,
         peer: None,
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@ mod directory;
 mod dns;
 mod domain;
 mod explain;
+mod probe;
 mod queue;
 mod user;
 mod report;
@@ -68,6 +69,8 @@ enum Command {
     /// What the DNS should say of a domain, what it says, and the zone of all MX targets.
     #[command(subcommand)]
     Dns(dns::Dns),
+    /// The inbound SMTP test: MX, address, TCP, banner, EHLO, TLS with its chain, MAIL, RCPT and perhaps a message.
+    Probe(probe::Probe),
     /// What happened to a message, from connection to final fate: one row per recipient.
     Trace(trace::Trace),
     /// What the audit says of where messages were, and whether it can be believed.
@@ -139,6 +142,7 @@ fn dispatch(cli: &Cli) -> u8 {
             with_config(cli, |loaded| block_on(directory::run(cli, command, loaded)))
         }
         Command::Dns(command) => with_config(cli, |loaded| block_on(command.run(loaded, cli.json))),
+        Command::Probe(probe) => block_on(probe.run(cli)),
         Command::Trace(trace) => trace.run(cli),
         Command::Report(report) => report.run(cli),
         Command::Status => ask(cli, "/v1/status", print_fields),

@@ -24,7 +24,7 @@ mod tests;
 pub use courier::Courier;
 pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
 pub use internet::{Counts, Internet, Ledger, Private, Settings as InternetSettings, StsSettings};
-pub use probe::{Step, probe};
+pub use probe::{Letter, Means, Step, Wanted, probe, probe_domain};
 pub use troubled::Troubled;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 mod dane;
 mod public;
+mod shown;
 mod tcp;
 mod tls;
 mod wire;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use dane::{Association, Dane};
 pub use public::is_public;
+pub use shown::Shown;
 pub use tcp::{Dial, Dialing, Network, Target, bind, listen};
 pub use tls::{ClientTls, Identity, Roots, ServerTls, Trust, library_tls, self_signed};
 pub use wire::Wire;

@@ -33,7 +33,7 @@ use crate::clock::Timestamp;
 use crate::mail::TlsFacts;
 
 /// Named here and nowhere else: nothing depends on a process-wide default.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
 /// A certificate chain with its key: who we are.
@@ -101,7 +101,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 /// Subject CN and SAN DNS names, in lower case, each once.
-fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
+pub(super) fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut add = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -150,6 +150,10 @@ impl Roots {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Self(store)
+    }
+
+    pub(super) fn into_store(self) -> RootCertStore {
+        self.0
     }
 
     /// Believes these as well.
@@ -468,6 +472,11 @@ impl ClientTls {
             // Made for this connection alone, so that nothing is resumed that was proven otherwise.
             Trust::Dane(dane) => believing(dane),
         }
+    }
+
+    /// Whose signatures are believed now.
+    pub(super) fn roots(&self) -> Roots {
+        self.ready.load().roots.clone()
     }
 
     /// For fetching pages: names are proven by known authorities, and nothing of ours is shown.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::shown::Shown;
 use super::tls::{ClientTls, ServerTls, Trust, facts_of};
 use super::{Error, Stream, within};
 use crate::mail::TlsFacts;
@@ -48,6 +50,22 @@ impl Wire {
 
     pub fn is_encrypted(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// Our end's address, where it has one.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        let stream = match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().0,
+            plain @ (Stream::Tcp(_) | Stream::Unix(_) | Stream::Memory(_)) => plain,
+        };
+        let Stream::Tcp(stream) = stream else { return None };
+        stream.local_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
+    /// What the server showed, on a connection that we secured.
+    pub fn server_certificate(&self) -> Option<Shown> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        Shown::of(stream.get_ref().1.peer_certificates()?)
     }
 
     /// What has been read and not consumed.
