@@ -60,15 +60,15 @@ pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory,
 /// The directory as operators see it.
 pub(super) async fn register(loaded: config::Loaded) -> Result<(Settings, Register), u8> {
     let config::Loaded { settings, table, .. } = loaded;
+    let path = match &settings.directory.source {
+        DirectorySource::File(path) | DirectorySource::Ldap { path, .. } => path.clone(),
+        DirectorySource::Postgres(_) => PathBuf::new(),
+    };
     let Some(service) = daemon::directory_service(&settings, None) else {
-        let path = match &settings.directory.source {
-            DirectorySource::File(path) => path.clone(),
-            DirectorySource::Postgres(_) => PathBuf::new(),
-        };
         let regions = settings.known_regions();
         return Ok((settings, Register::of_file(path, table, regions)));
     };
-    let opened = tokio::time::timeout(PATIENCE, Register::of_service(&service)).await;
+    let opened = tokio::time::timeout(PATIENCE, Register::of_service(&service, (path, table))).await;
     match opened {
         Ok(Ok((register, warnings))) => {
             warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{DAY, INSTANT, MINUTE, NamedFile, SECOND, absolute, authorities};
+use super::ldap;
 use super::show::{Page, count, duration, text, tls_word};
-use crate::directory::{PostgresSettings, Terms, check_postgres_url, without_secret};
+use crate::directory::{LdapSettings, PostgresSettings, Terms, check_postgres_url, without_secret};
 use crate::document::{Entry, Section};
 use crate::mail::{Address, TlsLevel};
 
@@ -33,6 +34,11 @@ pub struct DirectorySettings {
 pub enum DirectorySource {
     File(PathBuf),
     Postgres(PostgresSettings),
+    /// Users there; tenants, domains and connectors in the file.
+    Ldap {
+        path: PathBuf,
+        ldap: Box<LdapSettings>,
+    },
 }
 
 impl DirectorySettings {
@@ -51,22 +57,17 @@ impl DirectorySettings {
 enum Word {
     File,
     Postgres,
-    NotYet,
+    Ldap,
 }
 
 pub(super) fn read<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile<'p>>) -> DirectorySettings {
     let section = top.section("directory");
-    let words = [("file", Word::File), ("postgres", Word::Postgres), ("ldap", Word::NotYet)];
-    let source = section.read_or("source", Word::File, |entry| {
-        let source = entry.word(&words)?;
-        if source == Word::NotYet {
-            entry.mistake("is not built in yet", "\"file\" or \"postgres\"");
-        }
-        Some(source)
-    });
+    let words = [("file", Word::File), ("postgres", Word::Postgres), ("ldap", Word::Ldap)];
+    let source = section.read_or("source", Word::File, |entry| entry.word(&words));
     // Every key is asked for whatever the source: those of another one may stay while a directory moves.
     let path = file_path(&section, base, source, files);
     let postgres = postgres(&section, base, source, files);
+    let ldap = ldap::read(&section, &postgres, source == Word::Ldap);
     let subaddress = section.read("subaddress", |entry| {
         let expected = "one character that addresses may have, such as \"+\", or \"\" for none";
         entry.text_as(expected, |text| {
@@ -83,8 +84,9 @@ pub(super) fn read<'p>(top: &Section<'p>, base: &Path, files: &mut Vec<NamedFile
     };
     DirectorySettings {
         source: match source {
-            Word::File | Word::NotYet => DirectorySource::File(path.unwrap_or_default()),
+            Word::File => DirectorySource::File(path.unwrap_or_default()),
             Word::Postgres => DirectorySource::Postgres(postgres),
+            Word::Ldap => ldap::source(path, ldap),
         },
         subaddress: subaddress.unwrap_or(Some('+')),
         postmaster: section.read("postmaster", Entry::address),
@@ -106,12 +108,12 @@ fn file_path<'p>(
 ) -> Option<PathBuf> {
     let named = section.entry("path");
     match (source, named) {
-        (Word::Postgres | Word::NotYet, _) => None,
-        (Word::File, Some(entry)) => absolute(base, &entry).inspect(|path| {
+        (Word::Postgres, _) => None,
+        (Word::File | Word::Ldap, Some(entry)) => absolute(base, &entry).inspect(|path| {
             let shown = entry.file(base).unwrap_or_else(|| path.clone()).display().to_string();
             files.push(NamedFile::Directory { entry: entry.clone(), path: path.clone(), shown });
         }),
-        (Word::File, None) => {
+        (Word::File | Word::Ldap, None) => {
             section.mistake(
                 "path",
                 "is missing",
@@ -138,11 +140,18 @@ fn postgres<'p>(
         }
         Some(url.to_owned())
     });
-    if source == Word::Postgres && !section.has("url") {
-        section.mistake("url", "is missing", "such as \"postgres://landfall@db.example.net/landfall\"");
+    let example = match source {
+        Word::File => None,
+        Word::Postgres => Some("postgres://landfall@db.example.net/landfall"),
+        Word::Ldap => Some("ldaps://dc1.example.net"),
+    };
+    if let Some(example) = example
+        && !section.has("url")
+    {
+        section.mistake("url", "is missing", format!("such as \"{example}\""));
     }
     let password_file = section.read("password_file", |entry| absolute(base, entry));
-    if source == Word::Postgres
+    if source != Word::File
         && let Some(path) = &password_file
         && let Err(error) = std::fs::read_to_string(path)
     {
@@ -150,8 +159,8 @@ fn postgres<'p>(
     }
     let tls = section.read_or("tls", TlsLevel::Verify, Entry::tls_level);
     let ca = match source {
-        Word::Postgres => authorities(section, "ca", base, files),
-        Word::File | Word::NotYet => section.read("ca", |entry| absolute(base, entry)),
+        Word::Postgres | Word::Ldap => authorities(section, "ca", base, files),
+        Word::File => section.read("ca", |entry| absolute(base, entry)),
     };
     PostgresSettings { url: url.unwrap_or_default(), password_file, tls, ca }
 }
@@ -176,13 +185,13 @@ pub(super) fn show(page: &mut Page, settings: &DirectorySettings) {
         }
         DirectorySource::Postgres(PostgresSettings { url, password_file, tls, ca }) => {
             page.key("source", text("postgres"));
-            page.key("url", text(without_secret(url)));
-            for (key, path) in [("password_file", password_file), ("ca", ca)] {
-                if let Some(path) = path {
-                    page.key(key, text(path.display()));
-                }
-            }
-            page.key("tls", text(tls_word(*tls)));
+            show_server(page, &without_secret(url), password_file.as_deref(), *tls, ca.as_deref());
+        }
+        DirectorySource::Ldap { path, ldap } => {
+            page.key("source", text("ldap"));
+            page.key("path", text(path.display()));
+            let LdapSettings { urls, password_file, tls, ca, .. } = &**ldap;
+            show_server(page, &urls.join(" "), password_file.as_deref(), *tls, ca.as_deref());
         }
     }
     page.key("subaddress", subaddress.map_or_else(String::new, String::from));
@@ -195,4 +204,17 @@ pub(super) fn show(page: &mut Page, settings: &DirectorySettings) {
     page.key("cache_for", duration(*cache_for));
     page.key("cache_absent_for", duration(*cache_absent_for));
     page.key("stale_for", duration(*stale_for));
+    if let DirectorySource::Ldap { ldap, .. } = source {
+        ldap::show(page, ldap);
+    }
+}
+
+fn show_server(page: &mut Page, url: &str, password_file: Option<&Path>, tls: TlsLevel, ca: Option<&Path>) {
+    page.key("url", text(url));
+    for (key, path) in [("password_file", password_file), ("ca", ca)] {
+        if let Some(path) = path {
+            page.key(key, text(path.display()));
+        }
+    }
+    page.key("tls", text(tls_word(tls)));
 }

@@ -8,6 +8,7 @@ mod limits;
 mod onboarding;
 mod file;
 mod directory;
+mod ldap;
 mod certificate;
 mod auth;
 mod headers;
@@ -97,7 +98,12 @@ fn read_directory(entry: &Entry<'_>, path: &Path, shown: &str, settings: &Settin
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let regions = settings.known_regions();
-            rooms::read(shown, &text, base, &regions, settings.directory.subaddress, notes)
+            let table = rooms::read(shown, &text, base, &regions, settings.directory.subaddress, notes);
+            if matches!(settings.directory.source, DirectorySource::Ldap { .. }) && table.user_count() > 0 {
+                let problem = format!("{shown} has users, but they come from LDAP");
+                entry.mistake(problem, "a directory file with tenants, domains and connectors alone");
+            }
+            table
         }
         Err(error) => {
             entry.mistake(format!("cannot read {shown}: {error}"), "a readable TOML file in UTF-8");

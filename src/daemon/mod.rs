@@ -464,7 +464,7 @@ impl Daemon {
         }
         self.resolver.replace(settings::dns(&settings));
         // Where a service is in use, it stays: what it has to say it says by itself.
-        if directory_file(&self.settings) && directory_file(&settings) {
+        if has_directory_file(&self.settings) && has_directory_file(&settings) {
             self.inquiry.directory().replace(table);
         }
         self.inquiry.replace_rules(rules(&settings));
@@ -530,6 +530,11 @@ fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
         .filter(|(_, changed)| *changed)
         .map(|(what, _)| format!("{what} has changed: that takes effect with a restart"))
         .collect()
+}
+
+/// Tenants and domains are a file's, wherever users are.
+fn has_directory_file(settings: &Settings) -> bool {
+    !matches!(settings.directory.source, config::DirectorySource::Postgres(_))
 }
 
 fn directory_file(settings: &Settings) -> bool {

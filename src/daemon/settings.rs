@@ -129,7 +129,7 @@ pub fn directory(
     let Some(service) = directory_service(settings, snapshot) else {
         return Ok((Directory::new(table), None));
     };
-    let (directory, news) = directory::open(service)?;
+    let (directory, news) = directory::open(service, table)?;
     Ok((directory, Some(news)))
 }
 
@@ -138,6 +138,7 @@ pub fn directory_service(settings: &Settings, snapshot: Option<PathBuf>) -> Opti
     let service = match &settings.directory.source {
         DirectorySource::File(_) => return None,
         DirectorySource::Postgres(postgres) => directory::Service::Postgres(postgres.clone()),
+        DirectorySource::Ldap { ldap, .. } => directory::Service::Ldap(ldap.clone()),
     };
     Some(directory::Settings {
         service,

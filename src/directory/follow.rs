@@ -107,7 +107,7 @@ impl<S: Source> Follower<S> {
     ) -> Result<std::convert::Infallible, Trouble> {
         let patience = self.front.terms().deadline.max(POLL_EVERY);
         // Whatever was held until now may be an outline of before the connection was lost.
-        let mut outline_is_known = false;
+        let mut outline_is_known = !self.source.has_outline();
         let mut written = Instant::now();
         loop {
             let Changes { mark, outline, users } = within(patience, link.changes(self.mark.as_ref())).await?;

@@ -18,6 +18,7 @@ mod lines;
 mod follow;
 mod snapshot;
 mod postgres;
+mod ldap;
 mod remote;
 mod register;
 mod file_edit;
@@ -26,12 +27,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mail::{
-    AcceptedDomain, Address, Domain, DomainPattern, Lookup, OwnedConnector, Regions, Tenant, User,
+    AcceptedDomain, Address, Domain, DomainPattern, Lookup, OwnedConnector, Regions, Residency, Tenant, User,
 };
 
 pub use check::{Finding, Problem, Subject};
 pub use file::read;
 pub use front::Terms;
+pub use ldap::{
+    Attributes as LdapAttributes, Schema as LdapSchema, Settings as LdapSettings, Tracking,
+    check_filter as check_ldap_filter, check_urls as check_ldap_urls,
+};
 pub use postgres::{
     Counts, Imported, LOOK_UP as POSTGRES_LOOK_UP, Migration, Settings as PostgresSettings,
     check_url as check_postgres_url, without_secret,
@@ -89,12 +94,12 @@ impl Directory {
     /// Whether a domain that is not here may be called absent: not while the source has fallen silent, for
     /// it may have been added since (rule 20).
     pub fn is_current(&self) -> bool {
-        self.remote.as_ref().is_none_or(|remote| remote.front.is_current())
+        self.remote.as_ref().is_none_or(|remote| !remote.has_outline || remote.front.is_current())
     }
 
     /// Whether what is held may be answered from: it is not older than `directory.stale_for`.
     fn is_usable(&self) -> bool {
-        self.remote.as_ref().is_none_or(|remote| remote.front.is_usable())
+        self.remote.as_ref().is_none_or(|remote| !remote.has_outline || remote.front.is_usable())
     }
 
     /// The certificate names of on-premises connectors that a verified name matches, the most exact first.
@@ -130,7 +135,16 @@ impl Directory {
 
     /// Puts another table in place; questions under way keep the old one.
     pub fn replace(&self, table: Table) {
+        let is_strict = |tenant: &Arc<Tenant>| tenant.residency == Residency::Strict;
+        let strict = table.tenants().any(is_strict);
         self.held.replace(table);
+        if let Some(remote) = &self.remote {
+            remote.front.outline_changed();
+            // Whoever was fetched before may be one who may not be held now.
+            if strict {
+                remote.front.forget_all();
+            }
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::check::{self, Finding};
+use super::held::Held;
+use super::ldap::{Ldap, LdapDesk};
 use super::postgres::{Desk, Imported, Postgres};
 use super::remote::{Service, Settings};
 use super::source::{Link, Source, Trouble};
@@ -24,8 +26,15 @@ pub struct Register {
 }
 
 enum Store {
-    File { path: PathBuf },
+    File {
+        path: PathBuf,
+    },
     Postgres(Box<Desk>),
+    /// Users there, everything else in the file.
+    Ldap {
+        path: PathBuf,
+        desk: Box<LdapDesk>,
+    },
 }
 
 /// Where a user may be, what it holds, and how many there are.
@@ -60,7 +69,11 @@ impl Register {
     }
 
     /// Of a directory service; asks it for tenants and domains. The warnings are what could not be read.
-    pub async fn of_service(settings: &Settings) -> Result<(Self, Vec<String>), Trouble> {
+    /// `file` is where they are, and what was read there, for a service that has none.
+    pub async fn of_service(
+        settings: &Settings,
+        file: (PathBuf, Table),
+    ) -> Result<(Self, Vec<String>), Trouble> {
         match &settings.service {
             Service::Postgres(postgres) => {
                 let source = Postgres::new(postgres, settings.terms.deadline, settings.node_region)?;
@@ -73,6 +86,16 @@ impl Register {
                 let store = Store::Postgres(Box::new(Desk::new(link)));
                 let register = Self { store, table: Arc::new(table), regions, outline: outline.text };
                 Ok((register, warnings))
+            }
+            Service::Ldap(ldap) => {
+                let (path, table) = file;
+                let held = Arc::new(Held::new(table, settings.regions.clone(), settings.subaddress));
+                let table = held.table.load_full();
+                let source = Ldap::new(ldap, &settings.terms, settings.node_region, held, settings.clock)?;
+                let desk = Box::new(LdapDesk::new(source.connect().await?, source.name()));
+                let store = Store::Ldap { path, desk };
+                let regions = settings.regions.clone();
+                Ok((Self { store, table, regions, outline: String::new() }, Vec::new()))
             }
         }
     }
@@ -88,7 +111,7 @@ impl Register {
 
     /// Whether a running daemon has to be told of a change.
     pub fn needs_reload(&self) -> bool {
-        matches!(self.store, Store::File { .. })
+        matches!(self.store, Store::File { .. } | Store::Ldap { .. })
     }
 
     /// Users with their aliases, those of one accepted domain or all, until `see` has seen enough.
@@ -110,6 +133,7 @@ impl Register {
                 Ok(())
             }
             Store::Postgres(desk) => desk.each_user(of, see).await,
+            Store::Ldap { desk, .. } => desk.each_user(of, see).await,
         }
     }
 
@@ -124,6 +148,7 @@ impl Register {
                 Ok(all.filter(|(user, aliases)| user.primary == *address || aliases.contains(address)))
             }
             Store::Postgres(desk) => desk.user(address).await,
+            Store::Ldap { desk, .. } => desk.user(address).await,
         }
     }
 
@@ -140,6 +165,7 @@ impl Register {
                 Ok(homes)
             }
             Store::Postgres(desk) => desk.homes(of).await,
+            Store::Ldap { desk, .. } => desk.homes(of).await,
         }
     }
 
@@ -147,6 +173,7 @@ impl Register {
         match &mut self.store {
             Store::File { .. } => Ok(self.table.user_count() as u64),
             Store::Postgres(desk) => desk.user_count().await,
+            Store::Ldap { desk, .. } => desk.user_count().await,
         }
     }
 
@@ -164,7 +191,7 @@ impl Register {
     /// Sets it with what it was before and since when, as rule 21 needs it.
     pub async fn set_mail_flow_region(&mut self, change: &Move) -> Result<(), Trouble> {
         match &mut self.store {
-            Store::File { path } => {
+            Store::File { path } | Store::Ldap { path, .. } => {
                 let (path, change) = (path.clone(), change.clone());
                 edited(move || file_edit::set_mail_flow_region(&path, &change)).await
             }
@@ -184,6 +211,7 @@ impl Register {
                 edited(move || file_edit::set_preferred_data_location(&path, &primary, location)).await
             }
             Store::Postgres(desk) => desk.set_preferred_data_location(primary, location).await,
+            Store::Ldap { desk, .. } => Err(desk.refuse_change(primary).await),
         }
     }
 
@@ -200,6 +228,9 @@ impl Register {
         match &mut self.store {
             Store::File { .. } => Err(Trouble::Refused("the directory is a file already".to_owned())),
             Store::Postgres(desk) => desk.import(text, table, regions, dry_run).await,
+            Store::Ldap { .. } => Err(Trouble::Refused(
+                "users are kept in LDAP, which is never written to from here".to_owned(),
+            )),
         }
     }
 

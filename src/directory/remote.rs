@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::follow::Follower;
 use super::front::{Front, Terms};
 use super::held::{Held, read_outline};
+use super::ldap::{self, Ldap};
 use super::lines;
 use super::postgres::{self, Migration, Postgres};
 use super::snapshot::Snapshot;
@@ -24,6 +25,7 @@ const NEWS_LIMIT: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {
     Postgres(postgres::Settings),
+    Ldap(Box<ldap::Settings>),
 }
 
 /// What a node needs to know to use it.
@@ -66,6 +68,8 @@ pub enum News {
 /// What `Directory` holds of it.
 pub(super) struct Remote {
     pub(super) front: Arc<Front>,
+    /// Otherwise tenants and domains are a file's, and hold whether or not the service answers.
+    pub(super) has_outline: bool,
     first: watch::Receiver<Option<Result<(), String>>>,
     stop: watch::Sender<bool>,
     follower: Mutex<Option<JoinHandle<()>>>,
@@ -74,11 +78,20 @@ pub(super) struct Remote {
 }
 
 /// Connects in the background; answers come from the snapshot until then, and without one they fail.
-pub fn open(settings: Settings) -> Result<(Directory, mpsc::Receiver<News>), Trouble> {
+/// `table` is the directory file's, for a service that has no tenants and domains.
+pub fn open(settings: Settings, table: Table) -> Result<(Directory, mpsc::Receiver<News>), Trouble> {
+    let held = |table| Arc::new(Held::new(table, settings.regions.clone(), settings.subaddress));
     match &settings.service {
         Service::Postgres(postgres) => {
             let source = Postgres::new(postgres, settings.terms.deadline, settings.node_region)?;
-            Ok(put_together(source, settings))
+            let held = held(Table::new(settings.subaddress));
+            Ok(put_together(source, held, settings))
+        }
+        Service::Ldap(ldap) => {
+            let held = held(table);
+            let source =
+                Ldap::new(ldap, &settings.terms, settings.node_region, Arc::clone(&held), settings.clock)?;
+            Ok(put_together(source, held, settings))
         }
     }
 }
@@ -90,27 +103,33 @@ pub async fn migrate(settings: &Settings, region_codes: &[Region]) -> Result<Mig
             let source = Postgres::new(postgres, settings.terms.deadline, settings.node_region)?;
             source.migrate(region_codes).await
         }
+        Service::Ldap(_) => Err(Trouble::Refused("only a database has a schema of ours".to_owned())),
     }
 }
 
-fn put_together(source: impl Source, settings: Settings) -> (Directory, mpsc::Receiver<News>) {
+fn put_together(
+    source: impl Source,
+    held: Arc<Held>,
+    settings: Settings,
+) -> (Directory, mpsc::Receiver<News>) {
     let source = Arc::new(source);
     let (front, waiting) = Front::new(settings.terms);
     let (news, newsstand) = mpsc::channel(NEWS_LIMIT);
     let snapshot = settings.snapshot.map(|folder| Snapshot::new(folder, source.name(), settings.clock));
-    let restored = snapshot.as_ref().and_then(|snapshot| snapshot.restore(&front));
-    let (mut table, mut mark) = (Table::new(settings.subaddress), None);
+    let restored = snapshot.as_ref().and_then(|snapshot| snapshot.restore(&front, source.has_outline()));
+    let mut mark = None;
     if let Some(restored) = restored {
-        let mut known = settings.regions.clone();
-        restored.outline.regions.iter().for_each(|region| known.add(*region));
-        table = read_outline(&restored.outline.text, &known, settings.subaddress).0;
+        if let Some(outline) = restored.outline {
+            let mut known = settings.regions.clone();
+            outline.regions.iter().for_each(|region| known.add(*region));
+            held.replace(read_outline(&outline.text, &known, settings.subaddress).0);
+        }
         mark = restored.mark;
         front.confirmed_before(restored.age);
-        let (domains, users) = (table.domains().count(), front.kept_count());
+        let (domains, users) = (held.table.load().domain_count(), front.kept_count());
         // The channel is new and empty.
         let _ = news.try_send(News::FromSnapshot { age: restored.age, domains, users });
     }
-    let held = Arc::new(Held::new(table, settings.regions, settings.subaddress));
     let (first, ready) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let follower = Follower {
@@ -124,6 +143,7 @@ fn put_together(source: impl Source, settings: Settings) -> (Directory, mpsc::Re
         stop: stopping,
     };
     let remote = Remote {
+        has_outline: source.has_outline(),
         first: ready,
         stop,
         follower: Mutex::new(Some(tokio::spawn(follower.run()))),

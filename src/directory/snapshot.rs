@@ -28,7 +28,8 @@ pub(super) struct Snapshot {
 /// What was there.
 #[derive(Debug)]
 pub(super) struct Restored {
-    pub(super) outline: Outline,
+    /// `None` of a source that has none.
+    pub(super) outline: Option<Outline>,
     pub(super) mark: Option<Mark>,
     /// How long ago the source was last heard.
     pub(super) age: Duration,
@@ -96,27 +97,35 @@ impl Snapshot {
     }
 
     /// What was held of this source, if anything; puts the users into the front.
-    pub(super) fn restore(&self, front: &Front) -> Option<Restored> {
+    pub(super) fn restore(&self, front: &Front, has_outline: bool) -> Option<Restored> {
+        if !has_outline {
+            let (mark, age) = self.restore_known(front)?;
+            return Some(Restored { outline: None, mark: Some(mark), age });
+        }
         let text = std::fs::read_to_string(self.outline_path()).ok()?;
         let head = Head::of(&text);
         if head.source != Some(&*self.source) {
             return None;
         }
         let regions = head.regions.unwrap_or_default().split(' ').filter_map(Region::parse).collect();
-        let now = self.clock.now();
-        let mut age = now.since(head.heard?);
+        let mut age = self.clock.now().since(head.heard?);
         let mut mark = None;
-        if let Ok(users) = std::fs::read_to_string(self.users_path()) {
-            let head = Head::of(&users);
-            if head.source == Some(&*self.source)
-                && let (Some(heard), Some(at)) = (head.heard, head.mark)
-            {
-                age = now.since(heard);
-                mark = Some(Mark(at.to_owned()));
-                self.restore_users(&users, front);
-            }
+        if let Some((followed, heard)) = self.restore_known(front) {
+            (mark, age) = (Some(followed), heard);
         }
-        Some(Restored { outline: Outline { text, regions }, mark, age })
+        Some(Restored { outline: Some(Outline { text, regions }), mark, age })
+    }
+
+    /// Up to where changes had been followed, and how long ago.
+    fn restore_known(&self, front: &Front) -> Option<(Mark, Duration)> {
+        let users = std::fs::read_to_string(self.users_path()).ok()?;
+        let head = Head::of(&users);
+        if head.source != Some(&*self.source) {
+            return None;
+        }
+        let (heard, mark) = (head.heard?, head.mark?);
+        self.restore_users(&users, front);
+        Some((Mark(mark.to_owned()), self.clock.now().since(heard)))
     }
 
     fn restore_users(&self, text: &str, front: &Front) {

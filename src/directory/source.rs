@@ -68,6 +68,11 @@ pub(super) trait Source: Send + Sync + 'static {
     /// The most addresses that one question asks for.
     fn batch(&self) -> usize;
 
+    /// Whether it has tenants and domains; without them they come from a file.
+    fn has_outline(&self) -> bool {
+        true
+    }
+
     /// A new connection, ready to be asked. The caller sees to the deadline.
     fn connect(&self) -> impl Future<Output = Result<Self::Link, Trouble>> + Send;
 }

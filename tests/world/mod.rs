@@ -1,7 +1,7 @@
 //! World: real processes on loopback, one small world a test.
 //!
 //! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink,
-//! `Dovecot` an LMTP store, `Postfix` an organisation's own server, `Nameserver` a knotd, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
+//! `Dovecot` an LMTP store, `Postfix` an organisation's own server, `Nameserver` a knotd, `Slapd` an LDAP server, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
 //! has its own folder and its own loopback address, and is killed when dropped.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
 
@@ -20,6 +20,7 @@ mod process;
 mod report;
 mod signer;
 mod sink;
+mod slapd;
 mod tenants;
 mod wait;
 
@@ -38,5 +39,6 @@ pub use process::Process;
 pub use report::Report;
 pub use signer::Signer;
 pub use sink::{Sink, Taken};
+pub use slapd::{BASE, READER, Slapd, ad_user};
 pub use tenants::CONTOSO;
 pub use wait::{Stopwatch, holds_for, until};
