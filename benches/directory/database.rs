@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use landfall::clock::Clock;
-use landfall::directory::{PostgresSettings, Service, Settings, Terms, open};
+use landfall::directory::{PostgresSettings, Service, Settings, Table, Terms, open};
 use landfall::mail::{Address, Lookup, Region, Regions, TlsLevel};
 
 use super::world::{Edge, Postgres};
@@ -86,7 +86,7 @@ fn ours(size: &Size, postgres: &Postgres, pool: usize) -> usize {
             snapshot: None,
             clock: Clock::System,
         };
-        let (directory, _news) = open(settings).expect("the settings are good");
+        let (directory, _news) = open(settings, Table::default()).expect("the settings are good");
         directory.ready(Duration::from_secs(60)).await.expect("the server is there");
         let answered = Arc::new(AtomicUsize::new(0));
         let over = tokio::time::Instant::now() + SPAN;
