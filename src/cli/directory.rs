@@ -68,7 +68,8 @@ pub(super) async fn register(loaded: config::Loaded) -> Result<(Settings, Regist
         let regions = settings.known_regions();
         return Ok((settings, Register::of_file(path, table, regions)));
     };
-    let opened = tokio::time::timeout(PATIENCE, Register::of_service(&service, (path, table))).await;
+    let opened =
+        tokio::time::timeout(PATIENCE, Box::pin(Register::of_service(&service, (path, table)))).await;
     match opened {
         Ok(Ok((register, warnings))) => {
             warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

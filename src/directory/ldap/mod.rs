@@ -103,6 +103,9 @@ pub(super) struct Ldap {
     shared: Arc<Shared>,
 }
 
+/// The keys that led to an entry.
+type AskedBy = Arc<Mutex<Vec<Box<str>>>>;
+
 /// What all connections share.
 struct Shared {
     held: Arc<Held>,
@@ -115,7 +118,7 @@ struct Shared {
     changes_every: Duration,
     /// What was asked for and led to an entry, by the entry's own id: so that an address which it loses is
     /// forgotten too.
-    asked: moka::sync::Cache<Box<[u8]>, Arc<Mutex<Vec<Box<str>>>>>,
+    asked: moka::sync::Cache<Box<[u8]>, AskedBy>,
     progress: Mutex<Option<Progress>>,
     clock: Clock,
 }
