@@ -1,6 +1,5 @@
 //! The HTTP API. The socket takes everything; the TCP address takes what only reads.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,21 +12,24 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::audit::Audit;
+use super::directory;
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
 use super::https::Https;
 use super::page;
 use super::queue;
+use super::status;
 use crate::clock::{Clock, Timestamp};
 use crate::directory::Directory;
 use crate::explain;
 use crate::inquiry::Inquiry;
 use crate::limits::Limits;
+use crate::mail::Regions;
 use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Gauges, Reporter};
@@ -65,20 +67,9 @@ pub struct Door {
     pub state_dir: PathBuf,
     pub inquiry: Arc<Inquiry>,
     pub texts: Arc<ArcSwap<Texts>>,
-}
-
-/// `landfall status`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub hostname: String,
-    pub region: String,
-    pub state: String,
-    pub sessions: u64,
-    pub accepted: u64,
-    pub queued: usize,
-    /// What was refused since the start, by limit; those that refused nothing are left out.
-    pub limited: BTreeMap<String, u64>,
+    /// Of the configuration at the start.
+    pub regions: Regions,
+    pub started_at: Timestamp,
 }
 
 /// Where the API is to be had beside the socket.
@@ -95,8 +86,12 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let everything =
-        reading().merge(changing()).merge(queue::reading()).merge(queue::changing()).with_state(door.clone());
+    let everything = reading()
+        .merge(directory::reading())
+        .merge(changing())
+        .merge(queue::reading())
+        .merge(queue::changing())
+        .with_state(door.clone());
     if let Some(Address { address, token, tls }) = address {
         let listener = TcpListener::bind(address).await?;
         let guard = Arc::new(Guard::new(token, address, &door.hostname));
@@ -123,9 +118,14 @@ fn reading() -> Router<Arc<Door>> {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/v1/status", get(status))
+        .route("/v1/openapi.json", get(openapi))
+        .route("/v1/status", get(status::status))
         .route("/v1/history", get(history))
         .route("/v1/explain", get(explain_recipient))
+        .route("/v1/trace", get(search_trace))
+        .route("/v1/trace/{id}", get(trace_story))
+        .route("/v1/report/residency", get(residency))
+        .route("/v1/report/verify", get(verify))
 }
 
 fn changing() -> Router<Arc<Door>> {
@@ -133,9 +133,28 @@ fn changing() -> Router<Arc<Door>> {
         .route("/v1/reload", post(reload))
         .route("/v1/drain", post(drain))
         .route("/v1/upgrade", post(upgrade))
-        .route("/v1/trace", get(search_trace))
-        .route("/v1/trace/{id}", get(trace_story))
-        .route("/v1/report/residency", get(residency))
+}
+
+/// What this API is, for whoever makes a client of it; a test holds it to the routes.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Checked {
+    head: Option<String>,
+}
+
+async fn verify(State(door): State<Arc<Door>>, Query(checked): Query<Checked>) -> Response {
+    let verifying = tokio::task::spawn_blocking(move || {
+        audit::verify(&door.state_dir.join("audit"), checked.head.as_deref())
+    });
+    match verifying.await.expect("verifying does not panic") {
+        Ok(verdict) => Json(verdict).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {
@@ -263,21 +282,6 @@ async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyA
         Ok(report) => Json(report).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
-}
-
-async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
-    let state = if *door.draining.borrow() { "draining" } else { "running" };
-    let limited = door.reporter.metrics().limited().filter(|(_, count)| *count > 0);
-    Json(Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        hostname: door.hostname.clone(),
-        region: door.region.clone(),
-        state: state.to_owned(),
-        sessions: door.reporter.metrics().sessions(),
-        accepted: door.reporter.metrics().accepted(),
-        queued: door.queue.len(),
-        limited: limited.map(|(limit, count)| (limit.word().to_owned(), count)).collect(),
-    })
 }
 
 async fn explain_recipient(

@@ -5,13 +5,16 @@
 mod api;
 mod audit;
 pub mod client;
+mod directory;
 mod guard;
 mod history;
 mod https;
 mod queue;
+mod status;
 mod page;
 
-pub use api::{Address, Command, Door, Status, serve};
+pub use api::{Address, Command, Door, serve};
 pub use audit::{Audit, FILE as AUDIT_FILE};
+pub use directory::{ConnectorRow, connector_rows, domain_row, user_row};
 pub use guard::Token;
 pub use history::History;

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use clap::Subcommand;
 use serde::Serialize;
 
+use crate::admin::connector_rows;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Settings};
 use crate::daemon;
 use crate::delivery::{Courier, Delivery, Parcel, Services, Wanted, probe};
 use crate::dns::{Meter, Resolver};
 use crate::mail::{
-    Address, BodyType, ConnectorKind, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome,
-    Recipient, Tenant, Transport,
+    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome, Recipient,
+    Tenant, Transport,
 };
 use crate::spool::{Body, Content};
 
@@ -35,20 +36,6 @@ pub(super) enum Connector {
         #[arg(long)]
         to: Vec<String>,
     },
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    tenant: String,
-    name: String,
-    direction: &'static str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    /// By what it matches.
-    matches: Vec<String>,
-    /// Where it leads, or what it asks for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    smart_hosts: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,33 +78,7 @@ impl Connector {
 }
 
 fn list(tenants: &[Arc<Tenant>], json: bool) -> u8 {
-    let mut rows = Vec::new();
-    for tenant in tenants {
-        for connector in &tenant.inbound_connectors {
-            let names = connector.certificate_names.iter().map(ToString::to_string);
-            let networks = connector.source_ips.iter().map(ToString::to_string);
-            rows.push(Row {
-                tenant: tenant.id.to_string(),
-                name: connector.name.to_string(),
-                direction: "inbound",
-                kind: kind(connector.kind),
-                matches: names.chain(networks).collect(),
-                smart_hosts: Vec::new(),
-            });
-        }
-        for connector in &tenant.outbound_connectors {
-            let all = connector.all_accepted_domains.then(|| "all accepted domains".to_owned());
-            let domains = connector.recipient_domains.iter().map(ToString::to_string);
-            rows.push(Row {
-                tenant: tenant.id.to_string(),
-                name: connector.name.to_string(),
-                direction: "outbound",
-                kind: kind(connector.kind),
-                matches: domains.chain(all).collect(),
-                smart_hosts: connector.smart_hosts.iter().map(ToString::to_string).collect(),
-            });
-        }
-    }
+    let rows = connector_rows(tenants.iter());
     if json {
         print_json(&rows);
         return YES;
@@ -131,13 +92,6 @@ fn list(tenants: &[Arc<Tenant>], json: bool) -> u8 {
     }
     println!("{page}");
     YES
-}
-
-fn kind(kind: ConnectorKind) -> &'static str {
-    match kind {
-        ConnectorKind::OnPremises => "on-premises",
-        ConnectorKind::Partner => "partner",
-    }
 }
 
 type Found<'t> = (&'t Arc<Tenant>, &'t Arc<OutboundConnector>);

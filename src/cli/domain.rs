@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::directory::{failed, register};
 use super::{Cli, MISTAKE, NO, YES, print_fields, print_json, print_table, tell_of_change};
+use crate::admin::domain_row;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::decision::home_region;
 use crate::directory::{Homes, Move, Register};
-use crate::mail::{AcceptedDomain, Address, Domain, DomainKind, Licenses, Region, Regions, Residency, User};
+use crate::mail::{AcceptedDomain, Address, Domain, Licenses, Region, Regions, User};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -51,7 +52,7 @@ async fn list(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
     let (_, register) = register(loaded).await?;
     let mut domains: Vec<_> = register.table().domains().collect();
     domains.sort_by(|one, two| one.name.cmp(&two.name));
-    let rows = Value::Array(domains.into_iter().map(|domain| row(domain)).collect());
+    let rows = Value::Array(domains.into_iter().map(|domain| domain_row(domain)).collect());
     if cli.json {
         print_json(&rows);
     } else {
@@ -61,34 +62,11 @@ async fn list(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
     Ok(YES)
 }
 
-fn row(domain: &AcceptedDomain) -> Value {
-    json!({
-        "domain": domain.name,
-        "tenant": &*domain.tenant.id,
-        "type": kind(domain.kind),
-        "match_subdomains": domain.match_subdomains,
-        "mail_flow_region": domain.mail_flow_region,
-        "previous_mail_flow_region": domain.previous_mail_flow_region,
-        "changed_at": domain.mail_flow_region_changed_at.map(|at| at.to_string()),
-        "ingress": domain.ingress_region(),
-        "in_region_routing": domain.tenant.routes_in_region(),
-        "residency": if domain.tenant.residency == Residency::Strict { "strict" } else { "documented" },
-        "sending_to_disabled": domain.sending_to_disabled,
-    })
-}
-
-fn kind(kind: DomainKind) -> &'static str {
-    match kind {
-        DomainKind::Authoritative => "authoritative",
-        DomainKind::InternalRelay => "internal-relay",
-    }
-}
-
 async fn show(cli: &Cli, loaded: config::Loaded, name: &str) -> Result<u8, u8> {
     let (_, mut register) = register(loaded).await?;
     let domain = find(&register, name)?;
     let homes = register.homes(&domain.name).await.map_err(|trouble| failed(&trouble))?;
-    let mut shown = row(&domain);
+    let mut shown = domain_row(&domain);
     shown["users"] = users(&domain, &homes);
     if cli.json {
         print_json(&shown);

@@ -11,6 +11,7 @@ mod probe;
 mod queue;
 mod user;
 mod report;
+mod status;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -145,7 +146,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Probe(probe) => block_on(probe.run(cli)),
         Command::Trace(trace) => trace.run(cli),
         Command::Report(report) => report.run(cli),
-        Command::Status => ask(cli, "/v1/status", print_fields),
+        Command::Status => status::run(cli),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Upgrade => tell(cli, "/v1/upgrade"),
         Command::Completions { shell } => {
@@ -244,14 +245,6 @@ fn state_dir(cli: &Cli) -> Result<PathBuf, u8> {
         return Ok(loaded.settings.node.state_dir);
     }
     socket(cli).map(|socket| socket.parent().map(PathBuf::from).unwrap_or_default())
-}
-
-fn ask(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {
-    let socket = match socket(cli) {
-        Ok(socket) => socket,
-        Err(code) => return code,
-    };
-    answer(cli, block_on(client::get(&socket, path)), print)
 }
 
 fn tell(cli: &Cli, path: &str) -> u8 {

@@ -239,6 +239,8 @@ impl Daemon {
             clock,
             inquiry: inquiry.clone(),
             texts: shared.texts.clone(),
+            regions: settings.known_regions(),
+            started_at: clock.now(),
         });
         admin::serve(door, &settings.admin_socket(), admin_address(&settings, &shared.tls)?)
             .await

@@ -98,7 +98,7 @@ impl Directory {
     }
 
     /// Whether what is held may be answered from: it is not older than `directory.stale_for`.
-    fn is_usable(&self) -> bool {
+    pub fn is_usable(&self) -> bool {
         self.remote.as_ref().is_none_or(|remote| !remote.has_outline || remote.front.is_usable())
     }
 
@@ -126,6 +126,16 @@ impl Directory {
     /// All that is in memory, as of now: users too when they come from a file.
     pub fn table(&self) -> Arc<Table> {
         self.held.table.load_full()
+    }
+
+    /// Whether the table has the users too, and not a service behind it.
+    pub fn has_all_users(&self) -> bool {
+        self.remote.is_none()
+    }
+
+    /// How long ago the service confirmed what is held; `None` for a file, and before its first word.
+    pub fn age(&self) -> Option<std::time::Duration> {
+        self.remote.as_ref().and_then(|remote| remote.front.silence())
     }
 
     /// What in it contradicts itself.
