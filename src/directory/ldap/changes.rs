@@ -25,8 +25,12 @@ const OVERLAP: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(3);
 /// The first look begins so long ago, since the server's clock may be another than ours.
 const FIRST_LOOK: Duration = Duration::from_secs(600);
-/// More changes at once are just "all".
+/// More changes at once are just "all", and so are those that take so long to read: the next look begins
+/// after them instead of failing at them for good.
 const LIMIT: usize = 10_000;
+const READING: Duration = Duration::from_millis(700);
+/// Where times tell of changes, it then begins so long ago.
+const NEXT_LOOK: Duration = Duration::from_secs(30);
 
 /// How far changes have been followed.
 #[derive(Clone)]
@@ -111,13 +115,15 @@ async fn by_number(
     let mut latest = number.max(highest);
     let mut keys = Keys::default();
     // A filter has no "greater than".
-    each(link, &format!("({changed}>={})", number.saturating_add(1)), |shared, entry| {
+    let filter = format!("({changed}>={})", number.saturating_add(1));
+    let is_all = each(link, &filter, |shared, entry| {
         let number = values(entry, &shared.mapping.attributes.changed).next();
         latest = latest.max(number.and_then(|text| text.parse().ok()).unwrap_or(0));
         keys.add(shared, entry);
     })
     .await?;
-    Ok((Progress::Usn { server, counted: highest, number: latest }, keys.list()))
+    let keys = keys.list().filter(|_| is_all);
+    Ok((Progress::Usn { server, counted: highest, number: latest }, keys))
 }
 
 async fn by_time(
@@ -132,7 +138,7 @@ async fn by_time(
     let filter = format!("({changed}>={})", written(latest.minus(OVERLAP)));
     let now = Instant::now();
     let (mut later, mut seen, mut keys) = (latest, HashMap::new(), Keys::default());
-    each(link, &filter, |shared, entry| {
+    let is_all = each(link, &filter, |shared, entry| {
         let time = values(entry, &shared.mapping.attributes.changed).next().unwrap_or_default();
         later = read(time).map_or(later, |time| later.max(time));
         let id = shared.mapping.id(entry).unwrap_or_else(|| entry.dn.as_bytes().into());
@@ -146,7 +152,10 @@ async fn by_time(
         }
     })
     .await?;
-    Ok((Progress::Time { latest: later, told: seen }, keys.list()))
+    if !is_all {
+        later = later.max(link.shared.clock.now().minus(NEXT_LOOK));
+    }
+    Ok((Progress::Time { latest: later, told: seen }, keys.list().filter(|_| is_all)))
 }
 
 /// What changed entries have to do with, unless that is too much.
@@ -175,12 +184,13 @@ impl Keys {
 }
 
 /// Every changed entry, wherever users are. With a strict tenant in the directory another region's users
-/// are told of by their ids alone.
+/// are told of by their ids alone. False when there were too many.
 async fn each(
     link: &LdapLink,
     changed: &str,
     mut see: impl FnMut(&Shared, &SearchEntry) + Send,
-) -> Result<(), Trouble> {
+) -> Result<bool, Trouble> {
+    let (began, mut left) = (Instant::now(), LIMIT);
     let shared = &link.shared;
     let stamped = |mut names: Vec<String>| {
         names.push(shared.mapping.attributes.changed.clone());
@@ -200,10 +210,17 @@ async fn each(
                 filter: filter.clone(),
                 attributes: attributes.clone(),
             };
-            pages(link, question, |entry| see(shared, entry)).await?;
+            let is_all = pages(link, question, |entry| {
+                see(shared, entry);
+                left = left.saturating_sub(1);
+                left > 0 && began.elapsed() < READING
+            });
+            if !is_all.await? {
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What an entry must match for its addresses to be fetched, whichever strict tenant's it is.
@@ -222,20 +239,22 @@ fn guard(shared: &Shared) -> Option<String> {
     (!parts.is_empty()).then(|| all_of(&parts))
 }
 
-/// Shows every match, a page at a time.
+/// Shows every match, a page at a time, for as long as `see` wants more; whether it was all.
 async fn pages(
     link: &LdapLink,
     question: Question,
-    mut see: impl FnMut(&SearchEntry) + Send,
-) -> Result<(), Trouble> {
+    mut see: impl FnMut(&SearchEntry) -> bool + Send,
+) -> Result<bool, Trouble> {
     let (to, mut entries) = mpsc::channel(256);
     let mut asking = JoinSet::new();
     asking.spawn(search_paged(link.client(), question, link.shared.page_size, to));
     while let Some(entry) = entries.recv().await {
-        see(&entry);
+        if !see(&entry) {
+            return Ok(false);
+        }
     }
     match asking.join_next().await {
-        Some(Ok(done)) => done.map_err(|error| trouble(&error)),
+        Some(Ok(done)) => done.map(|()| true).map_err(|error| trouble(&error)),
         Some(Err(_)) | None => Err(nonsense()),
     }
 }
