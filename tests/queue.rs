@@ -153,6 +153,8 @@ fn what_is_held_stays_through_restarts_and_goes_on_when_released() {
     });
     let summary = queue(&edge, &["summary"]).json();
     assert_eq!(summary["lanes"][0]["held"], 1, "{summary}");
+    let traced = edge.command(&["trace", "--to", "ben@contoso.com", "--json"]);
+    assert!(traced.stdout.contains("\"held\""), "{traced:#?}");
     order(&edge, &["release", "--destination", "relay:NAM"]);
     sink.wait_for(2);
     edge.wait_for_empty_queue();

@@ -185,7 +185,10 @@ mod tests {
                 .map(|key| key.replace("region.EUR", "region.X").replace("region.NAM", "region.X"))
                 .collect()
         };
-        let (mut asked, shown) = (of_any_region(asked), of_any_region(shown));
+        let (mut asked, mut shown) = (of_any_region(asked), of_any_region(shown));
+        // What the operator names there is nobody's key.
+        let free = ["onboarding.mx_targets.", "onboarding.ingress."];
+        shown.retain(|key| !free.iter().any(|section| key.starts_with(section)));
         asked.insert("region.X".to_owned());
         let missing: Vec<_> = asked.difference(&shown).collect();
         let extra: Vec<_> = shown.difference(&asked).collect();

@@ -381,6 +381,7 @@ impl Core {
         held.content = None;
         held.orders().held_since = Some(now);
         self.spool.record(held.id(), &verb::progress_of_all(&held));
+        verb::tell(self, &held, &Verb::Hold);
         Some(held)
     }
 

@@ -145,6 +145,7 @@ impl Queue {
                     for (shelf, mut job) in met.drain(..) {
                         obey(&mut job, verb, now);
                         core.spool.record(job.id(), &progress_of_all(&job));
+                        tell(core, &job, verb);
                         put_back(&road, verb, shelf, job, now);
                     }
                 }
@@ -254,6 +255,19 @@ fn obey(job: &mut Job, verb: &Verb, now: Timestamp) {
     }
 }
 
+/// To the trace, for each recipient.
+pub(super) fn tell(core: &Core, job: &Job, verb: &Verb) {
+    let id = job.id();
+    for index in &job.recipients {
+        let recipient = &job.envelope.recipients[*index as usize].address;
+        match verb {
+            Verb::Hold => core.note(&Event::Held { id, recipient }),
+            Verb::Release => core.note(&Event::Released { id, recipient }),
+            Verb::Retry | Verb::Prioritize(_) | Verb::Bounce { .. } | Verb::Delete => return,
+        }
+    }
+}
+
 fn put_back(road: &Road, verb: &Verb, shelf: Shelf, job: Job, now: Timestamp) {
     let mut state = road.lock();
     let lane = &mut state.lane;
@@ -308,6 +322,7 @@ pub(super) async fn follow(core: &Arc<Core>, road: &Arc<Road>, verb: Verb, mut j
         Verb::Hold | Verb::Prioritize(_) | Verb::Retry | Verb::Release => {
             obey(&mut job, &verb, now);
             core.spool.record(job.id(), &progress_of_all(&job));
+            tell(core, &job, &verb);
             put_back(road, &verb, Shelf::Waiting, job, now);
         }
     }

@@ -347,4 +347,13 @@ pub enum Event<'a> {
         id: MessageId,
         by: &'a str,
     },
+    /// By the operator: it is not tried until it is released.
+    Held {
+        id: MessageId,
+        recipient: &'a Address,
+    },
+    Released {
+        id: MessageId,
+        recipient: &'a Address,
+    },
 }

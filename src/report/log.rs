@@ -216,6 +216,10 @@ pub(super) fn write(event: &Event<'_>, withheld: &Withheld) {
         Event::Ordered { by, verb, filter, messages, recipients } => {
             info!(event = "ordered", by, verb, filter, messages, recipients);
         }
+        Event::Held { id, recipient } => info!(event = "held", %id, recipient = %withheld.display(recipient)),
+        Event::Released { id, recipient } => {
+            info!(event = "released", %id, recipient = %withheld.display(recipient))
+        }
         Event::Removed { id, by } => info!(event = "removed", %id, by),
     }
 }

@@ -354,6 +354,8 @@ impl Metrics {
             | Event::TlsReported { .. }
             | Event::NotNotified { .. }
             | Event::Ordered { .. }
+            | Event::Held { .. }
+            | Event::Released { .. }
             | Event::Removed { .. } => {}
         }
     }

@@ -189,6 +189,12 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
         }
         Event::NotNotified { id, why } => happen(tracer, *id, "", "not-notified", why, Turn::None),
         Event::Quarantined { id, why } => happen(tracer, *id, "", "quarantined", why, Turn::Held),
+        Event::Held { id, recipient } => {
+            happen(tracer, *id, &withheld.shown(recipient), "held", "by the operator", Turn::Held);
+        }
+        Event::Released { id, recipient } => {
+            happen(tracer, *id, &withheld.shown(recipient), "released", "by the operator", Turn::Pending);
+        }
         Event::Removed { id, by } => happen(tracer, *id, "", "deleted", by, Turn::Deleted),
         _ => {}
     }
