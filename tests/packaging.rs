@@ -34,3 +34,10 @@ fn the_configuration_that_is_installed_has_no_mistakes() {
     let checked = edge.command(&["config", "check"]);
     assert_eq!(checked.code, 0, "{checked:#?}");
 }
+
+#[test]
+fn the_packages_changelog_begins_with_this_version() {
+    let changelog = fs::read_to_string(packaging("debian/changelog")).expect("in the repository");
+    let expected = format!("landfall ({}-", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.starts_with(&expected), "{changelog}");
+}
