@@ -12,6 +12,7 @@ mod queue;
 mod user;
 mod report;
 mod status;
+mod top;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -79,6 +80,8 @@ enum Command {
     Report(report::Report),
     /// One screen of health of the running daemon.
     Status,
+    /// The same live in the terminal: rates, sessions, spool and the queue; q quits, p pauses.
+    Top,
     /// Apply configuration, directory and certificates without dropping a session.
     Reload,
     /// Stop accepting, finish what is under way, flush, and end.
@@ -147,6 +150,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Trace(trace) => trace.run(cli),
         Command::Report(report) => report.run(cli),
         Command::Status => status::run(cli),
+        Command::Top => top::run(cli),
         Command::Reload => tell(cli, "/v1/reload"),
         Command::Upgrade => tell(cli, "/v1/upgrade"),
         Command::Completions { shell } => {
