@@ -98,7 +98,7 @@ fn the_lines_that_a_start_prints_can_be_run_as_they_are() {
 #[test]
 fn the_admin_address_answers_what_only_reads() {
     let quickstart = Quickstart::start();
-    for (path, part) in [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "# EOF")] {
+    for (path, part) in [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "landfall_sessions")] {
         let page = get(quickstart.admin, path);
         assert!(page.starts_with("HTTP/1.1 200") && page.contains(part), "{path}: {page}");
     }
