@@ -51,7 +51,10 @@ impl Peer {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let Kind::Landfall { admin, .. } = &self.kind else { return None };
         let mut stream = tokio::net::TcpStream::connect(admin).await.ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .ok()?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await.ok()?;
         page.lines().find_map(|line| line.strip_prefix("landfall_spool_syncs ")?.trim().parse().ok())
