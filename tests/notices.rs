@@ -298,7 +298,12 @@ fn a_sender_in_another_region_is_told_there() {
 fn a_notice_survives_kill_9() {
     let refusing = Sink::start(REFUSED);
     let home = free_address();
-    let mut edge = edge().relay("NAM", refusing.address).relay("GBR", home).start();
+    // The notice may have been deferred, durably, before the kill: then it is next tried when that interval ends.
+    let mut edge = edge()
+        .relay("NAM", refusing.address)
+        .relay("GBR", home)
+        .with("[queue]\nfirst_intervals = [\"1s\"]")
+        .start();
     send(&edge, "<gail@contoso.com>", &["<ben@contoso.com>"], letter("from afar"));
     until("the notice to be owed", || edge.log().contains("\"event\":\"notified\"").then_some(()));
     edge.kill();
