@@ -160,3 +160,50 @@ fn after_a_kill_the_chain_goes_on_and_what_it_lacked_is_told_from_the_spool() {
     edge.stop();
     assert_eq!(verify(&edge, &[]).0, 0);
 }
+
+#[test]
+fn what_was_on_disk_and_then_refused_is_told_and_what_is_in_transit_never_is_there() {
+    let large = || letter("needle") + &format!("{}\r\n", "0123456789".repeat(90)).repeat(3_000);
+    let at = free_address();
+    let builder = Edge::builder("EUR").directory(CONTOSO).relay("NAM", at);
+    let mail = builder.maildir();
+    let edge = builder
+        .store(&[&format!("maildir://{}", mail.display())])
+        .with("[region.EUR]\nmode = \"inline\"\n[routing]\ntransit = \"inline\"")
+        .start();
+    // A Maildir takes a message as a whole: this one goes to the disk until it is, and then is none.
+    let refuse = |recipient: &str| {
+        let mut client = edge.client();
+        client.envelope("ann@sender.example", &[recipient]);
+        let said = client.data(large() + "a bare\nline feed\r\n");
+        assert!(said.starts_with("550 5.6.11 "), "{said}");
+    };
+    refuse("anna@contoso.com");
+    let report = until("the audit to tell of it", || {
+        let report = residency(&edge, &[]);
+        (report["messages"]["rested"] == 1).then_some(report)
+    });
+    assert_eq!(report["messages"]["received"], 0, "{report:#}");
+    assert!(report["exceptions"].as_array().is_some_and(Vec::is_empty), "its home is here: {report:#}");
+    // One that the client breaks off.
+    let mut client = edge.client();
+    client.envelope("ann@sender.example", &["ida@contoso.com"]);
+    assert!(client.say("DATA").starts_with("354 "));
+    client.send(large());
+    drop(client);
+    until("the one that was broken off", || (residency(&edge, &[])["messages"]["rested"] == 2).then_some(()));
+    // For another region: let go of in memory, whatever becomes of it.
+    refuse("ben@contoso.com");
+    let mut client = edge.client();
+    client.deliver("ann@sender.example", &["anna@contoso.com"], letter("the last one"));
+    let report = until("the last one in the audit", || {
+        let report = residency(&edge, &[]);
+        (report["messages"]["received"] == 1).then_some(report)
+    });
+    assert_eq!(
+        (&report["messages"]["rested"], &report["messages"]["stored"], &report["messages"]["streamed"]),
+        (&2.into(), &0.into(), &1.into()),
+        "{report:#}"
+    );
+    assert_eq!(verify(&edge, &[]).0, 0);
+}

@@ -3,7 +3,7 @@
 mod world;
 
 use serde_json::Value;
-use world::{CONTOSO, Edge, Sink, free_address, holds_for, letter, until};
+use world::{CONTOSO, Dovecot, Edge, Sink, free_address, holds_for, letter, until};
 
 /// The rows of `landfall trace` with these arguments.
 fn trace(edge: &Edge, arguments: &[&str]) -> Vec<Value> {
@@ -310,4 +310,58 @@ user = [{ address = "secretive@strict.example", preferred_data_location = "EUR" 
     let id = id_of(&client.data(letter("at home")));
     let row = wait_for(&eur, &[&id], "delivered");
     assert_eq!(row["recipient"], "secretive@strict.example", "at home it is named");
+}
+
+#[test]
+fn an_inline_verdict_that_differs_is_one_message_with_all_its_recipients() {
+    let dovecot = Dovecot::start(&["anna@contoso.com"]);
+    let directory = CONTOSO.to_owned()
+        + "[[tenant.user]]\naddress = \"olga@contoso.com\"\npreferred_data_location = \"EUR\"\n";
+    let edge = Edge::builder("EUR")
+        .directory(&directory)
+        .store(&[&dovecot.url()])
+        .with("[region.EUR]\nmode = \"inline\"\ntls = \"off\"")
+        .start();
+    let mut client = edge.client();
+    client.envelope("anna@contoso.com", &["anna@contoso.com", "olga@contoso.com"]);
+    let id = id_of(&client.data(letter("to one of two")));
+    wait_for(&edge, &["--to", "olga@contoso.com"], "failed");
+    let rows = trace(&edge, &[&id]);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            (text("recipient"), text("status"), text("region"), text("irr"), text("rule"), text("relay"))
+        })
+        .collect();
+    let row = |recipient: &str, status: &str, irr: &str| {
+        let [recipient, status, region, irr, rule, relay] =
+            [recipient, status, "EUR", irr, "6", "spool"].map(str::to_owned);
+        (recipient, status, region, irr, rule, relay)
+    };
+    let expected =
+        [row("anna@contoso.com", "delivered", "applied"), row("olga@contoso.com", "failed", "applied")];
+    assert_eq!(told, expected, "{rows:#?}");
+    assert_eq!((&rows[0]["code"], &rows[1]["code"]), (&250.into(), &550.into()), "{rows:#?}");
+    assert_eq!(rows[0]["sender"], "anna@contoso.com", "{rows:#?}");
+    let steps = history(&edge, &id);
+    assert_eq!(steps[0], "accepted", "{steps:?}");
+    assert!(steps.iter().any(|step| step == "inline-fell-back"), "{steps:?}");
+    // The audit has it in the same order: received, for both, then what became of it.
+    let text = until("the failure in the audit", || {
+        let text = std::fs::read_to_string(edge.state().join("audit/audit-000000000000.log")).ok()?;
+        text.lines().any(|line| line.contains(&id) && line.contains("\"failed\"")).then_some(text)
+    });
+    let entries: Vec<Value> = text
+        .lines()
+        .filter(|line| line.contains(&id))
+        .map(|line| serde_json::from_str(&line[65..]).expect("an entry"))
+        .collect();
+    assert_eq!(
+        (&entries[0]["event"], &entries[0]["disk"], &entries[0]["to"][0]["count"]),
+        (&"received".into(), &true.into(), &2.into()),
+        "{entries:#?}"
+    );
+    let words: Vec<_> = entries.iter().map(|entry| entry["event"].as_str().expect("a word")).collect();
+    assert_eq!(words, ["received", "delivered", "failed"]);
 }

@@ -48,6 +48,11 @@ pub enum Event {
         disk: bool,
         to: Vec<To>,
     },
+    /// A message that was on this node's disk, in part or whole, while it came in, and was refused or broken off.
+    Rested {
+        id: String,
+        to: Vec<To>,
+    },
     /// A message that a start found in the spool and nothing of in the chain: the batch before a crash.
     Recovered {
         id: String,

@@ -43,13 +43,16 @@ pub struct Messages {
     pub streamed: u64,
     /// Composed here.
     pub notices: u64,
+    /// On this node's disk while they came in, and then refused or broken off.
+    pub rested: u64,
 }
 
 /// Recipients whose mail did not simply enter, rest and end in its home region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exception {
     pub domain: String,
-    /// `received-elsewhere`, `stored-elsewhere`, `delivered-elsewhere`, `in-region-routing`, `not-delivered`.
+    /// `received-elsewhere`, `stored-elsewhere`, `rested-elsewhere`, `delivered-elsewhere`, `in-region-routing`,
+    /// `not-delivered`.
     pub what: String,
     pub home: String,
     pub reason: String,
@@ -152,6 +155,17 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
             report.messages.stored += 1;
             for to in to {
                 received(report, exceptions, &to, true, &id);
+            }
+        }
+        Event::Rested { id, to } => {
+            let to: Vec<To> = to.into_iter().filter(|to| wanted(&to.domain)).collect();
+            if to.is_empty() {
+                return;
+            }
+            report.records += 1;
+            report.messages.rested += 1;
+            for to in to.iter().filter(|to| !to.home.is_empty() && to.home != report.region) {
+                exceptions.add(&to.domain, "rested-elsewhere", &to.home, &to.irr, u64::from(to.count), &id);
             }
         }
         Event::Delivered { id, domain, hop, region } if wanted(&domain) => {

@@ -105,6 +105,12 @@ fn print_residency(report: &Residency) {
     println!("stored here     {}", messages.stored);
     println!("streamed        {}", messages.streamed);
     println!("notices         {}", messages.notices);
+    if messages.rested > 0 {
+        println!(
+            "rested          {} refused or broken off after they had been on this disk",
+            messages.rested
+        );
+    }
     for (region, count) in &report.passed_on {
         println!("passed on       {region}: {count} recipients");
     }

@@ -36,7 +36,7 @@ use crate::smtp::reply::{Answer, Context, Reply, Texts};
 use crate::spool::{self, Draft, Pressure};
 use crate::trace::Peek;
 
-use super::handover::{Handover, Hops};
+use super::handover::{Handover, Hops, Left};
 use super::{Entrance, Patience, Shared};
 
 /// Why a connection ended, for the log.
@@ -101,6 +101,8 @@ pub(super) struct Connection {
     body_until: Option<Instant>,
     /// The message could not be kept in the spool while it came in.
     not_kept: Option<NotStored>,
+    /// The message under way, once any of it was written to disk.
+    rested: Option<MessageId>,
     started: Instant,
     messages: u32,
     /// Of the message that is being judged.
@@ -159,6 +161,7 @@ impl Connection {
             origin: None,
             body_until: None,
             not_kept: None,
+            rested: None,
             started: Instant::now(),
             messages: 0,
             has_8bit: false,
@@ -185,6 +188,7 @@ impl Connection {
             let (peer, listener) = (self.session.peer(), &*self.entrance.name);
             self.shared.reporter.note(&Event::HandshakeFailed { session: self.id, peer, listener, why });
         }
+        self.note_rested();
         let lasted = self.started.elapsed();
         self.shared.reporter.note(&Event::Disconnected {
             session: self.id,
@@ -272,6 +276,7 @@ impl Connection {
     /// one flush for a batch of pipelined commands (RFC 2920 §3.2).
     async fn listen(&mut self, wire: &mut Wire) -> Result<Action, End> {
         if !self.session.holds_body() {
+            self.note_rested();
             self.draft = None;
             self.handover = None;
             self.chunks = None;
@@ -1079,18 +1084,27 @@ impl Connection {
     async fn settle_draft(&mut self) {
         if let Some(handover) = &mut self.handover {
             handover.passage.flush().await;
+        }
+        // Asked once: others fill the memory too, and what was found to fit stays off the disk.
+        if !self.draft.as_mut().is_some_and(Draft::overflows) {
+            return;
+        }
+        if let Some(handover) = &self.handover {
             // What would have to go to disk is let go: where it may never rest there, always; else as long as
             // the next hop seems to take it all. If it does not, the client is told 451 and has it still.
             let let_go = match handover.otherwise {
                 Otherwise::Refuse => true,
                 Otherwise::Spool => handover.passage.is_promising(),
             };
-            if let_go && self.draft.as_mut().is_some_and(Draft::overflows) {
+            if let_go {
                 self.draft = None;
             }
         }
         let Some(draft) = &mut self.draft else { return };
-        if let Err(not_stored) = draft.settle().await {
+        let settled = draft.settle().await;
+        // Whatever becomes of it: the audit says where every message was.
+        self.rested = draft.is_on_disk().then(|| draft.id()).or(self.rested);
+        if let Err(not_stored) = settled {
             self.draft = None;
             self.not_kept = Some(not_stored_word(&not_stored));
         }
@@ -1110,16 +1124,23 @@ impl Connection {
     /// The body is whole and wanted: the next hop has it already, or the disk gets it.
     async fn conclude(&mut self, mut open: OpenEnvelope) -> Input<'static> {
         self.chunks = None;
-        if let Some(handover) = self.handover.take()
+        let mut left = None;
+        if let Some(handover) = self.handover.take() {
             // Apart, or every session at rest would keep room for it.
-            && let Some(handed_over) = Box::pin(self.hand_over(handover, &mut open)).await
-        {
-            self.draft = None;
-            return Input::HandedOver(handed_over);
+            match Box::pin(self.hand_over(handover, &mut open)).await {
+                Ok(handed_over) => {
+                    self.draft = None;
+                    return Input::HandedOver(handed_over);
+                }
+                Err(rest) => left = Some(rest),
+            }
         }
         let sender = open.sender.clone();
-        let stored = self.store(open).await;
+        let stored = self.store(open, left.as_ref()).await;
         if let Err(not_stored) = &stored {
+            if let Some(left) = &left {
+                self.note_taken_alone(left);
+            }
             let (reason, reply) = match not_stored {
                 NotStored::Full => ("insufficient-room", Reply::InsufficientRoom),
                 NotStored::Failed => ("not-stored", Reply::NotStored),
@@ -1129,12 +1150,12 @@ impl Connection {
         Input::Stored(stored)
     }
 
-    /// Ends the passage. `None` when what is left in `open` is for the spool.
+    /// Ends the passage. `Err` when what is left in `open` is for the spool.
     async fn hand_over(
         &mut self,
         handover: Handover,
         open: &mut OpenEnvelope,
-    ) -> Option<Result<MessageId, NotTaken>> {
+    ) -> Result<Result<MessageId, NotTaken>, Left> {
         let Handover { passage, envelope, next_hop, otherwise, bytes, original } = handover;
         if otherwise == Otherwise::Refuse && passage.is_divided() {
             // The client will have to come again, and then nobody should get it twice.
@@ -1142,57 +1163,74 @@ impl Connection {
             let reply =
                 RemoteReply::ours("", Status::new(4, 5, 3), "The next hop takes some of the recipients");
             self.note_message_refused(open, &reply);
-            return Some(Err(NotTaken::NoVerdict));
+            return Ok(Err(NotTaken::NoVerdict));
         }
         let wanted = self.draft.as_ref().filter(|_| passage.wants_copy());
         let verdict = passage.finish(wanted.and_then(Draft::copy)).await;
-        let reply = match verdict {
+        let (taken, reply) = match verdict {
             Verdict::Taken(taken) => {
                 self.messages += 1;
                 self.note_received();
-                self.shared.reporter.note(&Event::Accepted {
-                    session: self.id,
-                    listener: &self.entrance.name,
-                    placed: &self.placed,
-                    header: &self.peek,
-                    findings: self.findings.as_ref().map(|examined| &examined.findings),
-                    attribution: &self.attribution,
-                    envelope: &envelope,
-                    bytes,
-                    tls: self.session.peer().tls.is_some(),
-                    by: Relay::Inline,
-                });
+                self.note_accepted(&envelope, bytes, self.streamed());
+                self.rested = None;
                 self.note_delivered(&envelope, &next_hop, &taken);
                 self.tell_of_success(&envelope, &taken, original).await;
-                return Some(Ok(envelope.id));
+                return Ok(Ok(envelope.id));
             }
             Verdict::Refused(reply) => {
                 self.note_message_refused(open, &reply);
-                return Some(Err(NotTaken::Refused(reply)));
+                return Ok(Err(NotTaken::Refused(reply)));
             }
             Verdict::Mixed { taken, left, reply } => {
-                self.note_delivered(&envelope, &next_hop, &taken);
                 self.tell_of_success(&envelope, &taken, original).await;
                 let mut index = 0..;
                 open.recipients.retain(|_| index.next().is_some_and(|index| left.contains(&index)));
-                reply
+                (taken, reply)
             }
-            Verdict::Silent(reply) => reply,
+            Verdict::Silent(reply) => (Vec::new(), reply),
         };
+        let left = Left { envelope, next_hop, taken, reply, bytes };
         match otherwise {
             Otherwise::Refuse => {
-                self.note_message_refused(open, &reply);
-                Some(Err(NotTaken::NoVerdict))
+                self.note_taken_alone(&left);
+                self.note_message_refused(open, &left.reply);
+                Ok(Err(NotTaken::NoVerdict))
             }
-            Otherwise::Spool => {
-                self.shared.reporter.note(&Event::FellBack {
-                    id: envelope.id,
-                    next_hop: &next_hop,
-                    reply: &reply,
-                });
-                None
-            }
+            Otherwise::Spool => Err(left),
         }
+    }
+
+    fn streamed(&self) -> Relay {
+        if self.rested.is_some() { Relay::InlineRested } else { Relay::Inline }
+    }
+
+    fn note_accepted(&self, envelope: &Envelope, bytes: u64, by: Relay) {
+        self.shared.reporter.note(&Event::Accepted {
+            session: self.id,
+            listener: &self.entrance.name,
+            placed: &self.placed,
+            header: &self.peek,
+            findings: self.findings.as_ref().map(|examined| &examined.findings),
+            envelope,
+            attribution: &self.attribution,
+            bytes,
+            tls: self.session.peer().tls.is_some(),
+            by,
+        });
+    }
+
+    /// The next hop has the message for some recipients, and our client is told that it was not taken: what
+    /// did happen is recorded all the same.
+    fn note_taken_alone(&self, left: &Left) {
+        if left.taken.is_empty() {
+            return;
+        }
+        let mut envelope = Envelope::clone(&left.envelope);
+        let mut index = 0..;
+        let taken = |index: u32| left.taken.iter().any(|(taken, ..)| *taken == index);
+        envelope.recipients.retain(|_| index.next().is_some_and(taken));
+        self.note_accepted(&envelope, left.bytes, self.streamed());
+        self.note_delivered(&left.envelope, &left.next_hop, &left.taken);
     }
 
     /// Sends the notices of success that are ours to send (RFC 3461 §5.2.2 and §5.3). They are on disk before
@@ -1246,11 +1284,19 @@ impl Connection {
         }
     }
 
+    /// Once it has ended without becoming ours.
+    fn note_rested(&mut self) {
+        if let Some(id) = self.rested.take() {
+            self.shared.reporter.note(&Event::Rested { id, recipients: &self.placed });
+        }
+    }
+
     fn note_message_refused(&self, open: &OpenEnvelope, reply: &RemoteReply) {
         self.note_message_refused_as(&open.sender, "next-hop", &reply.line());
     }
 
-    async fn store(&mut self, open: OpenEnvelope) -> Result<MessageId, NotStored> {
+    /// `left`: what became of it at an inline next hop before.
+    async fn store(&mut self, open: OpenEnvelope, left: Option<&Left>) -> Result<MessageId, NotStored> {
         let Some(draft) = self.draft.take() else {
             return Err(self.not_kept.take().unwrap_or(NotStored::Failed));
         };
@@ -1261,18 +1307,14 @@ impl Connection {
         let accepted = draft.commit(envelope, head).await.map_err(|error| not_stored_word(&error))?;
         self.messages += 1;
         self.note_received();
-        self.shared.reporter.note(&Event::Accepted {
-            session: self.id,
-            listener: &self.entrance.name,
-            placed: &self.placed,
-            header: &self.peek,
-            findings: self.findings.as_ref().map(|examined| &examined.findings),
-            envelope: &accepted.envelope,
-            attribution: &self.attribution,
-            bytes,
-            tls: self.session.peer().tls.is_some(),
-            by: Relay::Spool,
-        });
+        self.rested = None;
+        // With all its recipients, and before what became of any: so the trace and the audit read it.
+        let envelope = left.map_or(&accepted.envelope, |left| &left.envelope);
+        self.note_accepted(envelope, bytes, Relay::Spool);
+        if let Some(Left { envelope, next_hop, taken, reply, .. }) = left {
+            self.shared.reporter.note(&Event::FellBack { id: envelope.id, next_hop, reply });
+            self.note_delivered(envelope, next_hop, taken);
+        }
         let id = accepted.envelope.id;
         // The receiver lives as long as the daemon; at its end the spool hands the message out again.
         let _ = self.shared.arrivals.send(accepted).await;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::decision::{Otherwise, Reason, Rules};
-use crate::delivery::{Passage, Pool};
-use crate::mail::{Envelope, NextHop, NextHopName};
+use crate::delivery::{Passage, Pool, Taken};
+use crate::mail::{Envelope, NextHop, NextHopName, RemoteReply};
 
 /// The next hops of the recipients so far; kept only where some next hop is inline.
 #[derive(Debug, Default)]
@@ -60,6 +60,16 @@ pub(super) struct Handover {
     pub(super) bytes: u64,
     /// Its beginning, where a notice of success may have to bring back the header.
     pub(super) original: Option<Vec<u8>>,
+}
+
+/// What an inline next hop did not take, or not for all: the rest goes on from the spool.
+pub(super) struct Left {
+    /// With all its recipients.
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) next_hop: NextHopName,
+    pub(super) taken: Vec<Taken>,
+    pub(super) reply: RemoteReply,
+    pub(super) bytes: u64,
 }
 
 #[cfg(test)]

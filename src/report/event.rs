@@ -28,13 +28,15 @@ pub enum Relay {
     Spool,
     /// It is gone already: the next hop has it.
     Inline,
+    /// The same, and a copy was on disk meanwhile.
+    InlineRested,
 }
 
 impl Relay {
     pub fn word(self) -> &'static str {
         match self {
             Self::Spool => "spool",
-            Self::Inline => "inline",
+            Self::Inline | Self::InlineRested => "inline",
         }
     }
 }
@@ -267,6 +269,11 @@ pub enum Event<'a> {
         /// The word for it, where it is ours.
         reason: &'static str,
         reply: &'a str,
+    },
+    /// What came in was on disk in part or whole, and did not become ours.
+    Rested {
+        id: MessageId,
+        recipients: &'a [Placed],
     },
     // The queue
     Delivered {

@@ -182,6 +182,9 @@ pub(super) fn write(event: &Event<'_>, withheld: &Withheld) {
         Event::MessageRefused { session, peer, sender: from, reply, .. } => info!(
             event = "message-refused", %session, ip = %peer.ip, helo = peer.helo, sender = sender(from), reply,
         ),
+        Event::Rested { id, recipients } => {
+            tracing::debug!(event = "rested", %id, recipients = recipients.len());
+        }
         Event::Delivered { id, recipient, next_hop, reply, attempts, delay } => info!(
             event = "delivered", %id, recipient = %withheld.display(recipient), %next_hop, host = reply.host,
             reply = withheld.shown_reply(reply, recipient), attempts,

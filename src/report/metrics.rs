@@ -291,7 +291,7 @@ impl Metrics {
                 self.recipients.get_or_create(&IrrLabel { irr: irr.word(), region }).inc();
             }
             Event::Accepted { bytes, by, .. } => {
-                if *by == Relay::Inline {
+                if *by != Relay::Spool {
                     self.inline_relayed.inc();
                 }
                 self.accepted.inc();
@@ -356,7 +356,8 @@ impl Metrics {
             | Event::Ordered { .. }
             | Event::Held { .. }
             | Event::Released { .. }
-            | Event::Removed { .. } => {}
+            | Event::Removed { .. }
+            | Event::Rested { .. } => {}
         }
     }
 

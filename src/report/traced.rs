@@ -9,7 +9,9 @@ use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, TlsFacts, Transport,
 };
 use crate::spool::RecoveredMessage;
-use crate::trace::record::{Arrived, By, Client, Fate, Happening, Heading, Outcome, Record, Refused, Turn};
+use crate::trace::record::{
+    Arrived, By, Client, Fate, Happening, Heading, Outcome, Record, Refused, Rested, Turn,
+};
 use crate::trace::{Peek, Tracer};
 
 pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
@@ -31,6 +33,7 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
             let by = match by {
                 Relay::Spool => By::Spool,
                 Relay::Inline => By::Inline,
+                Relay::InlineRested => By::InlineRested,
             };
             let authentication =
                 findings.map(|findings| withheld.scrubbed(&findings.to_string()).into_owned());
@@ -187,6 +190,15 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
                 recipients: vec![heading],
             }));
         }
+        Event::Rested { id, recipients } => {
+            let addresses = shown(recipients, withheld);
+            let headings = recipients.iter().zip(&addresses).map(|(placed, to)| heading(to, Some(placed)));
+            tracer.note(&Record::Rested(Rested {
+                id: id.raw(),
+                at: tracer.now().millis(),
+                recipients: headings.collect(),
+            }));
+        }
         Event::NotNotified { id, why } => happen(tracer, *id, "", "not-notified", why, Turn::None),
         Event::Quarantined { id, why } => happen(tracer, *id, "", "quarantined", why, Turn::Held),
         Event::Held { id, recipient } => {
@@ -257,14 +269,7 @@ fn arrive(
     let addresses: Vec<String> =
         envelope.recipients.iter().map(|recipient| withheld.shown(&recipient.address)).collect();
     let headings = envelope.recipients.iter().zip(&addresses).map(|(recipient, address)| {
-        let placed = placed.iter().find(|placed| placed.address == recipient.address);
-        Heading {
-            address,
-            region: placed.and_then(|placed| placed.home.as_ref()).map_or("", |region| region.as_str()),
-            ingress: placed.and_then(|placed| placed.ingress.as_ref()).map_or("", |region| region.as_str()),
-            irr: placed.map_or("", |placed| placed.irr.word()),
-            rule: placed.map_or("", |placed| placed.rule),
-        }
+        heading(address, placed.iter().find(|placed| placed.address == recipient.address))
     });
     let (message_id, subject) = (arrival.header.message_id(), arrival.header.subject());
     Caller::with(arrival.client, |client| {
@@ -283,6 +288,16 @@ fn arrive(
             recipients: headings.collect(),
         }));
     });
+}
+
+fn heading<'a>(address: &'a str, placed: Option<&'a Placed>) -> Heading<'a> {
+    Heading {
+        address,
+        region: placed.and_then(|placed| placed.home.as_ref()).map_or("", |region| region.as_str()),
+        ingress: placed.and_then(|placed| placed.ingress.as_ref()).map_or("", |region| region.as_str()),
+        irr: placed.map_or("", |placed| placed.irr.word()),
+        rule: placed.map_or("", |placed| placed.rule),
+    }
 }
 
 struct Refusal<'a> {

@@ -105,6 +105,11 @@ impl Draft {
         self.spill.is_some() || self.memory_is_full()
     }
 
+    /// Whether any of it has been written to disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.spill.is_some()
+    }
+
     /// The whole body, where it is still in memory.
     pub fn copy(&self) -> Option<Bytes> {
         let whole = self.spill.is_none() && self.refused.is_none();

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::mail::MessageId;
 
 use super::journal::{Journal, Position, Reader, numbers};
-use super::record::{Arrived, By, Fate, Record, Turn, decode, encode};
+use super::record::{Arrived, By, Fate, Heading, Record, Turn, decode, encode};
 use super::store::{Limits, Store};
 use super::{Settings, Shared, TraceSettings, lock};
 
@@ -203,31 +203,16 @@ fn audit_record(chain: &mut Chain, record: Record<'_>, now: Timestamp) {
         }
         Record::Lost { records, .. } => chain.append(now, Event::Lost { count: records }),
         Record::RecoveryEnd { .. } => chain.recovery_over(),
+        Record::Rested(rested) => {
+            let event = Event::Rested { id: id_of(rested.id), to: summed_up(&rested.recipients) };
+            chain.append(Timestamp::from_millis(rested.at), event);
+        }
         Record::Refused(_) | Record::Happening(_) => {}
     }
 }
 
 fn audit_arrival(chain: &mut Chain, arrived: &Arrived<'_>) {
-    let mut to: Vec<To> = Vec::with_capacity(1);
-    for heading in &arrived.recipients {
-        let domain = domain_of(heading.address);
-        let same = |to: &&mut To| {
-            to.domain == domain
-                && to.home == heading.region
-                && to.ingress == heading.ingress
-                && to.irr == heading.irr
-        };
-        match to.iter_mut().find(same) {
-            Some(to) => to.count += 1,
-            None => to.push(To {
-                domain,
-                count: 1,
-                home: heading.region.to_owned(),
-                ingress: heading.ingress.to_owned(),
-                irr: heading.irr.to_owned(),
-            }),
-        }
-    }
+    let to = summed_up(&arrived.recipients);
     let id = MessageId::from_raw(arrived.id).to_string();
     let at = Timestamp::from_millis(arrived.at);
     if arrived.by == By::Recovery {
@@ -246,6 +231,31 @@ fn audit_arrival(chain: &mut Chain, arrived: &Arrived<'_>) {
             to,
         },
     );
+}
+
+/// The recipients that share domain and decision, counted.
+fn summed_up(headings: &[Heading<'_>]) -> Vec<To> {
+    let mut to: Vec<To> = Vec::with_capacity(1);
+    for heading in headings {
+        let domain = domain_of(heading.address);
+        let same = |to: &&mut To| {
+            to.domain == domain
+                && to.home == heading.region
+                && to.ingress == heading.ingress
+                && to.irr == heading.irr
+        };
+        match to.iter_mut().find(same) {
+            Some(to) => to.count += 1,
+            None => to.push(To {
+                domain,
+                count: 1,
+                home: heading.region.to_owned(),
+                ingress: heading.ingress.to_owned(),
+                irr: heading.irr.to_owned(),
+            }),
+        }
+    }
+    to
 }
 
 fn domain_of(address: &str) -> String {

@@ -23,6 +23,8 @@ pub enum Record<'a> {
     Lost { at: i64, records: u64 },
     /// All that the spool still holds has been told; what else is open in the trace has ended unseen.
     RecoveryEnd { at: i64, before: u64 },
+    #[serde(borrow)]
+    Rested(Rested<'a>),
 }
 
 /// Who brought it.
@@ -46,13 +48,15 @@ pub enum By {
     Notice,
     /// Found in the spool by a start.
     Recovery,
+    /// As `Inline`, and a copy was on this node's disk until the next hop had it.
+    InlineRested,
 }
 
 impl By {
     pub fn word(self) -> &'static str {
         match self {
             Self::Spool => "spool",
-            Self::Inline => "inline",
+            Self::Inline | Self::InlineRested => "inline",
             Self::Notice => "notice",
             Self::Recovery => "recovery",
         }
@@ -112,6 +116,15 @@ pub struct Refused<'a> {
     pub rule: &'a str,
     pub code: u16,
     pub reply: &'a str,
+}
+
+/// A draft that was on disk in part or whole while it came in, and did not become ours. For the audit alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rested<'a> {
+    pub id: u64,
+    pub at: i64,
+    #[serde(borrow)]
+    pub recipients: Vec<Heading<'a>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -192,6 +192,7 @@ impl Store {
                 Record::Happening(happening) => later.push(Later::Happening(happening)),
                 Record::Lost { at, records } => later.push(Later::Lost { at, records }),
                 Record::RecoveryEnd { at, before } => recovery_end = Some((at, before)),
+                Record::Rested(_) => {}
             }
         }
         for fresh in fresh.values() {
