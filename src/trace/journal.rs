@@ -110,7 +110,7 @@ impl Reader {
                 match File::open(path_of(&self.dir, self.position.file)) {
                     Ok(mut file) => {
                         file.seek(SeekFrom::Start(self.position.offset))?;
-                        self.file = Some(BufReader::with_capacity(1 << 18, file));
+                        self.file = Some(BufReader::with_capacity(64 << 10, file));
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),

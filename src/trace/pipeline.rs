@@ -25,7 +25,9 @@ use super::{Settings, Shared, TraceSettings, lock};
 const GATHER: Duration = Duration::from_millis(100);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// What one transaction of the index takes in.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
+/// A buffer that a burst made larger than this is given back once the burst is over.
+const KEPT_BYTES: usize = 256 << 10;
 /// Between tries of a disk that refuses.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Then a batch is given up: nothing is worth standing still for.
@@ -109,6 +111,8 @@ impl Writer {
                 stats.audit_bytes.store(chain.bytes(), Ordering::Relaxed);
                 lock(&self.shared.progress).head = chain.head();
             }
+            block.clear();
+            block.shrink_to(KEPT_BYTES);
             if closing && lock(&self.shared.buffer).bytes.is_empty() {
                 break;
             }
@@ -276,6 +280,7 @@ fn index(shared: &Shared, settings: &TraceSettings, mut store: Store) {
     let mut block = Vec::new();
     let mut tended = Instant::now();
     let mut closing_since: Option<Instant> = None;
+    let mut burst = false;
     loop {
         let (end, ended) = {
             let progress = lock(&shared.progress);
@@ -316,7 +321,12 @@ fn index(shared: &Shared, settings: &TraceSettings, mut store: Store) {
         {
             break;
         }
+        burst |= block.len() > KEPT_BYTES;
         if caught_up {
+            if std::mem::take(&mut burst) {
+                block = Vec::new();
+                store.release_memory();
+            }
             let progress = lock(&shared.progress);
             let idle = |progress: &mut super::Progress| progress.end == end && !progress.writer_ended;
             drop(shared.progressed.wait_timeout_while(progress, TEND_EVERY, idle));

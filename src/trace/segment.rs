@@ -213,7 +213,7 @@ impl Segment {
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(
             "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
-             PRAGMA wal_autocheckpoint = 4096; PRAGMA cache_size = -8192; PRAGMA journal_size_limit = 1048576;",
+             PRAGMA wal_autocheckpoint = 4096; PRAGMA cache_size = -2048; PRAGMA journal_size_limit = 1048576;",
         )?;
         connection.execute_batch(SCHEMA)?;
         let sealed = meta(&connection, "sealed")?.is_some();
@@ -230,6 +230,10 @@ impl Segment {
 
     pub(super) fn commit(&self) -> Result<()> {
         self.connection.execute_batch("COMMIT")
+    }
+
+    pub(super) fn release_memory(&self) {
+        let _ = self.connection.release_memory();
     }
 
     pub(super) fn bytes(&self) -> Result<u64> {

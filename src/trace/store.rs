@@ -148,6 +148,11 @@ impl Store {
         self.begun.clear();
     }
 
+    /// What a burst has left in the page caches goes back.
+    pub(super) fn release_memory(&mut self) {
+        self.open.values().for_each(Segment::release_memory);
+    }
+
     fn apply_all<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) -> Result<u64> {
         let mut fresh: BTreeMap<u64, Fresh<'a>> = BTreeMap::new();
         let mut refusals: Vec<Refused<'a>> = Vec::new();
