@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::api::Door;
-use crate::decision::home_region;
+use crate::decision::{home_region, in_region_routing};
 use crate::mail::{
     AcceptedDomain, Address, ConnectorKind, Domain, DomainKind, Lookup, Residency, Tenant, User,
 };
@@ -128,7 +128,14 @@ pub fn user_row(domain: Option<&AcceptedDomain>, user: &User) -> Value {
         "licenses": held,
         "home": domain.map(|domain| home_region(&domain.tenant, user)),
         "ingress": domain.map(AcceptedDomain::ingress_region),
+        "in_region_routing": domain.map(|domain| routing(domain, user)),
     })
+}
+
+/// Whether in-region routing applies to the user, or why it does not (spec, section 0).
+pub fn routing(domain: &AcceptedDomain, user: &User) -> &'static str {
+    let home = home_region(&domain.tenant, user);
+    in_region_routing(domain, domain.ingress_region(), user, home).word()
 }
 
 #[derive(Debug, Serialize)]

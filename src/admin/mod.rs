@@ -15,6 +15,6 @@ mod page;
 
 pub use api::{Address, Command, Door, serve};
 pub use audit::{Audit, FILE as AUDIT_FILE};
-pub use directory::{ConnectorRow, connector_rows, domain_row, user_row};
+pub use directory::{ConnectorRow, connector_rows, domain_row, routing, user_row};
 pub use guard::Token;
 pub use history::History;

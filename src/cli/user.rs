@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::directory::{failed, register};
 use super::domain::region;
 use super::{Cli, MISTAKE, NO, YES, plain, print_fields, print_json, print_table, tell_of_change};
+use crate::admin::{routing, user_row};
 use crate::config;
 use crate::decision::home_region;
 use crate::directory::Register;
@@ -97,29 +98,9 @@ async fn list(cli: &Cli, loaded: config::Loaded, asked: &List) -> Result<u8, u8>
 }
 
 fn row(domain: Option<&AcceptedDomain>, user: &User, aliases: &[Address]) -> Value {
-    let licenses = [("multi-geo", user.licenses.multi_geo), ("mail", user.licenses.mail)];
-    let held: Vec<_> = licenses.iter().filter(|(_, held)| *held).map(|(name, _)| *name).collect();
-    json!({
-        "address": user.primary,
-        "aliases": aliases,
-        "tenant": domain.map(|domain| domain.tenant.id.to_string()),
-        "preferred_data_location": user.preferred_data_location,
-        "licenses": held,
-        "home": domain.map(|domain| home_region(&domain.tenant, user)),
-        "ingress": domain.map(AcceptedDomain::ingress_region),
-        "in_region_routing": domain.map(|domain| routing(domain, user)),
-    })
-}
-
-/// Why in-region routing does not apply to the user, or that it does (spec, section 0).
-fn routing(domain: &AcceptedDomain, user: &User) -> &'static str {
-    let home = home_region(&domain.tenant, user);
-    match domain.mail_flow_region.filter(|_| domain.tenant.routes_in_region()) {
-        None => "not-enabled",
-        Some(region) if region != home => "pdl-mismatch",
-        Some(_) if !(user.licenses.multi_geo && user.licenses.mail) => "missing-license",
-        Some(_) => "applied",
-    }
+    let mut row = user_row(domain, user);
+    row["aliases"] = json!(aliases);
+    row
 }
 
 async fn find(register: &mut Register, text: &str) -> Result<(User, Vec<Address>), u8> {

@@ -293,7 +293,7 @@ fn region_place(rules: &Rules, home: Region, irr: Irr, trail: &mut Trail) -> Res
 }
 
 /// The words of section 0: primary domain's mail_flow_region = home region, and both licences.
-fn in_region_routing(domain: &AcceptedDomain, ingress: Region, user: &User, home: Region) -> Irr {
+pub fn in_region_routing(domain: &AcceptedDomain, ingress: Region, user: &User, home: Region) -> Irr {
     let miss = if !domain.tenant.routes_in_region() || domain.mail_flow_region.is_none() {
         IrrMiss::NotEnabled
     } else if *user.primary.domain() != domain.name {

@@ -18,8 +18,8 @@ pub use attribution::{
 };
 pub use entry::{Door, Entry, EntryFacts, decide_entry};
 pub use home::{
-    Irr, IrrMiss, Place, decide_home, decide_place, home_region, is_own_postmaster, node_postmaster,
-    own_store,
+    Irr, IrrMiss, Place, decide_home, decide_place, home_region, in_region_routing, is_own_postmaster,
+    node_postmaster, own_store,
 };
 pub use ipv6::{decide_ipv6, needs_reverse_name};
 pub use restriction::{decide_partner, decide_sender};
