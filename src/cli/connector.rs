@@ -141,7 +141,9 @@ async fn validate(
         }
     }
     let resolver = Arc::new(Resolver::new(daemon::dns(settings), Meter::default()));
-    let services = match daemon::services(settings, &resolver, None) {
+    let services = daemon::identities(settings)
+        .and_then(|identities| daemon::services(settings, identities.first(), &resolver, None));
+    let services = match services {
         Ok(services) => Arc::new(services),
         Err(error) => {
             eprintln!("landfall connector: {error}");

@@ -65,26 +65,23 @@ impl Watch {
     }
 }
 
-/// Says how long each certificate holds.
-pub(super) fn report(settings: &Settings, reporter: &Reporter) {
-    for pair in settings.certificate_files() {
-        if let Ok(identity) = Identity::load(&pair.cert, &pair.key) {
-            // Some subjects are no host names.
-            let names = identity.names();
-            let name =
-                names.iter().find(|name| name.contains('.')).or(names.first()).map_or("", String::as_str);
-            reporter.note(&Event::Certificate { name, expires: identity.expires() });
-        }
+/// Says how long each certificate holds that anybody may be shown.
+pub(super) fn report(identities: &[Identity], settings: &Settings, reporter: &Reporter) {
+    for identity in identities.iter().take(settings.certificate_files().len()) {
+        // Some subjects are no host names.
+        let names = identity.names();
+        let name = names.iter().find(|name| name.contains('.')).or(names.first()).map_or("", String::as_str);
+        reporter.note(&Event::Certificate { name, expires: identity.expires() });
     }
 }
 
-pub(super) fn server(settings: &Settings) -> Result<ServerTls, Error> {
-    Ok(ServerTls::new(&identities(settings)?, client_roots(settings)?)?)
+pub(super) fn server(identities: &[Identity], settings: &Settings) -> Result<ServerTls, Error> {
+    Ok(ServerTls::new(identities, client_roots(settings)?)?)
 }
 
 /// A pair that does not fit is refused, and the old one stays.
-pub(super) fn replace(tls: &ServerTls, settings: &Settings) -> Result<(), Error> {
-    Ok(tls.replace(&identities(settings)?, client_roots(settings)?)?)
+pub(super) fn replace(tls: &ServerTls, identities: &[Identity], settings: &Settings) -> Result<(), Error> {
+    Ok(tls.replace(identities, client_roots(settings)?)?)
 }
 
 fn client_roots(settings: &Settings) -> Result<Roots, Error> {
@@ -96,7 +93,7 @@ fn client_roots(settings: &Settings) -> Result<Roots, Error> {
 
 /// Who we are; also shown to next hops that ask. One made here is made once and kept, so that whoever pins
 /// it is not surprised by the next start.
-pub(super) fn identities(settings: &Settings) -> Result<Vec<Identity>, Error> {
+pub fn identities(settings: &Settings) -> Result<Vec<Identity>, Error> {
     let hostname = settings.node.hostname.as_str();
     let files = settings.certificate_files();
     if settings.tls.certificates.is_empty() {

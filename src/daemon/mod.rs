@@ -14,6 +14,7 @@ mod trace;
 mod upgrade;
 mod welcome;
 
+pub use certificates::identities;
 pub use settings::{directory, directory_service, dns, rules, rules_as_seen_from, wording};
 
 use std::io;
@@ -38,7 +39,7 @@ use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
 use crate::limits::Limits;
 use crate::listener::{Admission, Entrance, Listener, Shared};
-use crate::net::{ClientTls, Roots};
+use crate::net::{ClientTls, Identity, Roots};
 use crate::queue::{Holds, Queue};
 use crate::report::{self, Event, Reporter};
 use crate::smtp::reply::{Texts, WordingError};
@@ -160,8 +161,9 @@ impl Daemon {
         for what in &confined.warnings {
             reporter.note(&Event::Warning { what });
         }
-        let tls = certificates::server(&settings)?;
-        certificates::report(&settings, &reporter);
+        let identities = identities(&settings)?;
+        let tls = certificates::server(&identities, &settings)?;
+        certificates::report(&identities, &settings, &reporter);
         let texts = Texts::new(&wording(&settings)).map_err(Error::Wording)?;
         let (spool, recovered) = open_spool(&settings, clock).await?;
         // After the spool, whose lock proves that nobody else writes below this folder.
@@ -183,7 +185,7 @@ impl Daemon {
         trace::recover(&recovered.messages, &inquiry, &reporter).await;
         tokio::spawn(watch_validation(resolver.validation(), reporter.clone()));
         let ledger = Arc::new(delivery::Ledger::default());
-        let services = Arc::new(services(&settings, &resolver, Some(&ledger))?);
+        let services = Arc::new(services(&settings, identities.first(), &resolver, Some(&ledger))?);
         let inline = Arc::new(Pool::new(settings::inline(&settings, &services)));
         let queue_settings = settings::queue(&settings);
         let state = &settings.node.state_dir;
@@ -457,10 +459,7 @@ impl Daemon {
         let settings = settings;
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
-        let services = Arc::new(
-            services(&settings, &self.resolver, Some(&self.ledger)).map_err(|error| error.to_string())?,
-        );
-        certificates::replace(&self.shared.tls, &settings).map_err(|error| error.to_string())?;
+        let (identities, services) = self.identify(&settings).map_err(|error| error.to_string())?;
         for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
             self.reporter.note(&Event::Warning { what: &what });
         }
@@ -484,10 +483,18 @@ impl Daemon {
         }
         self.queue.reconsider(settings::queue(&settings), services).await;
         report::reopen_log();
-        certificates::report(&settings, &self.reporter);
+        certificates::report(&identities, &settings, &self.reporter);
         self.certificate_files = certificates::Watch::new(&settings);
         self.settings = settings;
         Ok(warnings.len() + fixed.len())
+    }
+
+    /// Reads the certificates and shows them from now on; when anything about them is wrong, the old ones stay.
+    fn identify(&self, settings: &Settings) -> Result<(Vec<Identity>, Arc<delivery::Services>), Error> {
+        let identities = identities(settings)?;
+        let services = services(settings, identities.first(), &self.resolver, Some(&self.ledger))?;
+        certificates::replace(&self.shared.tls, &identities, settings)?;
+        Ok((identities, Arc::new(services)))
     }
 
     /// Files that were replaced on disk come into force; a pair that does not fit leaves the old one.
@@ -495,14 +502,11 @@ impl Daemon {
         if !self.certificate_files.has_changed() {
             return;
         }
-        let replaced = certificates::replace(&self.shared.tls, &self.settings)
-            .and_then(|()| services(&self.settings, &self.resolver, Some(&self.ledger)));
-        match replaced {
-            Ok(services) => {
-                let services = Arc::new(services);
+        match self.identify(&self.settings) {
+            Ok((identities, services)) => {
                 self.shared.inline.replace(settings::inline(&self.settings, &services));
                 self.queue.reconsider(settings::queue(&self.settings), services).await;
-                certificates::report(&self.settings, &self.reporter);
+                certificates::report(&identities, &self.settings, &self.reporter);
             }
             Err(error) => {
                 let what = format!("the new certificate is not used, the old one stays: {error}");
@@ -621,20 +625,20 @@ fn report_recovery(recovered: &Recovered, reporter: &Reporter) {
         .note(&Event::Recovered { messages: recovered.messages.len(), findings: recovered.findings.len() });
 }
 
-/// What couriers use. Our own certificate is shown to next hops that ask: other regions' edges know us by it.
+/// What couriers use. `identity` is shown to next hops that ask: other regions' edges know us by it.
 /// `ledger` counts how TLS goes, where that is to be reported.
 pub fn services(
     settings: &Settings,
+    identity: Option<&Identity>,
     resolver: &Arc<Resolver>,
     ledger: Option<&Arc<delivery::Ledger>>,
 ) -> Result<delivery::Services, Error> {
     let ledger = ledger.filter(|_| settings.outbound.tls_reports).cloned();
-    let identities = certificates::identities(settings)?;
     Ok(delivery::Services {
         hostname: settings.node.hostname.as_str().into(),
         dialer: Arc::new(net::Network),
         resolver: resolver.clone(),
-        tls: Arc::new(ClientTls::new(Roots::system(), identities.first())?),
+        tls: Arc::new(ClientTls::new(Roots::system(), identity)?),
         patience: settings::delivery_patience(settings),
         troubled: delivery::Troubled::default(),
         internet: Some(Arc::new(internet(settings, ledger)?)),
