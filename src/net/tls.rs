@@ -13,9 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -221,7 +219,9 @@ impl ServerReady {
         let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()
             .map_err(Error::Tls)?
-            .with_client_cert_verifier(Arc::new(AskClient(PROVIDER.signature_verification_algorithms)))
+            .with_client_cert_verifier(Arc::new(AskClient {
+                algorithms: PROVIDER.signature_verification_algorithms,
+            }))
             .with_cert_resolver(Arc::new(resolver));
         // Tickets keep the state with the client: resuming costs us no memory. New settings bring a new
         // key, so that nothing proven under old ones is resumed under them.
@@ -319,9 +319,41 @@ impl ResolvesServerCert for BySni {
     }
 }
 
-/// Checks that whoever shows a certificate holds its key. A certificate that cannot even be read is let
-/// pass: it can never be verified, so it never counts.
-fn proves_key(
+/// What rustls's traits ask of every verifier, of servers and of clients alike: whether whoever shows a
+/// certificate holds its key. `$judge` has the last word on a signature.
+macro_rules! signatures {
+    ($judge:path) => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let verified =
+                rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms);
+            $judge(verified, certificate)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let verified =
+                rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms);
+            $judge(verified, certificate)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+pub(super) use signatures;
+
+/// A certificate that cannot even be read is let pass: it can never be verified, so it never counts.
+fn proves_key_if_readable(
     verified: Result<HandshakeSignatureValid, rustls::Error>,
     certificate: &CertificateDer<'_>,
 ) -> Result<HandshakeSignatureValid, rustls::Error> {
@@ -337,7 +369,9 @@ fn proves_key(
 /// a session is resumed), where the verdict can be recorded; only a forged signature ends the handshake,
 /// because a resumed session would no longer know of it.
 #[derive(Debug)]
-struct AskClient(WebPkiSupportedAlgorithms);
+struct AskClient {
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
 impl ClientCertVerifier for AskClient {
     fn client_auth_mandatory(&self) -> bool {
@@ -358,32 +392,14 @@ impl ClientCertVerifier for AskClient {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        proves_key(verify_tls12_signature(message, certificate, signed, &self.0), certificate)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        proves_key(verify_tls13_signature(message, certificate, signed, &self.0), certificate)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+    signatures!(proves_key_if_readable);
 }
 
 /// Takes any server certificate: for TLS that keeps out listeners, not impostors.
 #[derive(Debug)]
-struct AnyServer(WebPkiSupportedAlgorithms);
+struct AnyServer {
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
@@ -397,27 +413,7 @@ impl ServerCertVerifier for AnyServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        proves_key(verify_tls12_signature(message, certificate, signed, &self.0), certificate)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        proves_key(verify_tls13_signature(message, certificate, signed, &self.0), certificate)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+    signatures!(proves_key_if_readable);
 }
 
 /// What a server must prove.
@@ -493,7 +489,7 @@ fn believing(dane: &Dane) -> Result<Arc<ClientConfig>, Error> {
 
 impl ClientReady {
     fn new(roots: Roots, identity: Option<&Identity>) -> Result<Self, Error> {
-        let any = AnyServer(PROVIDER.signature_verification_algorithms);
+        let any = AnyServer { algorithms: PROVIDER.signature_verification_algorithms };
         let anyone = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(any));
         Ok(Self {
             anyone: Arc::new(showing(anyone, identity)),
