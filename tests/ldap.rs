@@ -2,14 +2,11 @@
 
 mod world;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use world::{Authority, BASE, Builder, Edge, Slapd, Stopwatch, ad_user, free_address, letter, until};
+use world::{
+    Authority, BASE, Babbler, Builder, Edge, Slapd, Stopwatch, ad_user, free_address, letter, until,
+};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
@@ -438,41 +435,6 @@ fn outage_frozen() {
 #[test]
 fn outage_refused() {
     outage(world(), |slapd| slapd.refuse(true), |slapd| slapd.refuse(false));
-}
-
-/// Takes every connection and talks nonsense, until it is dropped.
-struct Babbler {
-    over: Arc<AtomicBool>,
-    talking: Option<JoinHandle<()>>,
-}
-
-impl Babbler {
-    fn start(address: SocketAddr, words: &'static [u8]) -> Self {
-        let listener = until("the server's address to be free", || TcpListener::bind(address).ok());
-        listener.set_nonblocking(true).expect("a socket");
-        let over = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&over);
-        let talking = std::thread::spawn(move || {
-            while !ends.load(Ordering::Relaxed) {
-                if let Ok((mut client, _)) = listener.accept() {
-                    // Whoever hangs up has heard enough.
-                    let _ = client.set_nonblocking(false);
-                    let _ = client.read(&mut [0; 64]);
-                    let _ = client.write_all(words);
-                } else {
-                    std::thread::yield_now();
-                }
-            }
-        });
-        Self { over, talking: Some(talking) }
-    }
-}
-
-impl Drop for Babbler {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.talking.take().expect("it talks").join().expect("it does not panic");
-    }
 }
 
 fn outage_garbage(words: &'static [u8]) {

@@ -3,14 +3,9 @@
 mod world;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use world::{Authority, Edge, Postgres, Stopwatch, free_address, holds_for, letter, until};
+use world::{Authority, Babbler, Edge, Postgres, Stopwatch, free_address, holds_for, letter, until};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
@@ -173,47 +168,14 @@ fn outage_too_many_connections() {
     outage(world(), refuse, heal);
 }
 
-/// Takes every connection and talks nonsense, until it is dropped.
-struct Babbler {
-    over: Arc<AtomicBool>,
-    talking: Option<JoinHandle<()>>,
-}
-
-impl Babbler {
-    fn start(address: SocketAddr) -> Self {
-        let listener = until("the server's address to be free", || TcpListener::bind(address).ok());
-        listener.set_nonblocking(true).expect("a socket");
-        let over = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&over);
-        let talking = std::thread::spawn(move || {
-            while !ends.load(Ordering::Relaxed) {
-                if let Ok((mut client, _)) = listener.accept() {
-                    // Whoever hangs up has heard enough.
-                    let _ = client.set_nonblocking(false);
-                    let _ = client.read(&mut [0; 64]);
-                    let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff\x01garbage");
-                } else {
-                    std::thread::yield_now();
-                }
-            }
-        });
-        Self { over, talking: Some(talking) }
-    }
-}
-
-impl Drop for Babbler {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.talking.take().expect("it talks").join().expect("it does not panic");
-    }
-}
+const NOT_POSTGRESQL: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff\x01garbage";
 
 #[test]
 fn outage_garbage_in_its_place() {
     let babbler = std::cell::Cell::new(None);
     let strike = |postgres: &mut Postgres, _: &Edge| {
         postgres.stop();
-        babbler.set(Some(Babbler::start(postgres.address)));
+        babbler.set(Some(Babbler::start(postgres.address, NOT_POSTGRESQL)));
     };
     let heal = |postgres: &mut Postgres, _: &Edge| {
         babbler.set(None);

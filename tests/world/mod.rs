@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
 
 mod authority;
+mod babbler;
 mod browser;
 mod client;
 mod dovecot;
@@ -25,6 +26,7 @@ mod tenants;
 mod wait;
 
 pub use authority::{Authority, Pair};
+pub use babbler::Babbler;
 pub use browser::Browser;
 pub use client::{Client, swaks};
 pub use dovecot::Dovecot;

@@ -146,23 +146,13 @@ impl Postgres {
         self.process = None;
     }
 
-    /// The server and all that serve connections.
-    fn signal_all(&mut self, name: &str) {
-        let id = self.process().id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("Linux has it");
-        for child in std::iter::once(id.to_string()).chain(children.split_whitespace().map(str::to_owned)) {
-            // A child may be gone by now.
-            let _ = Command::new("sh").args(["-c", &format!("kill -{name} {child} 2>/dev/null")]).status();
-        }
-    }
-
     /// Connections stay open, and nothing answers.
     pub fn freeze(&mut self) {
-        self.signal_all("STOP");
+        self.process().freeze();
     }
 
     pub fn thaw(&mut self) {
-        self.signal_all("CONT");
+        self.process().thaw();
     }
 
     /// Lets these in from now on, as a line of pg_hba.conf, and cuts the connections that are.

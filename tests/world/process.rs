@@ -1,6 +1,6 @@
 //! Process: a child that does not outlive its test.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -51,6 +51,20 @@ impl Process {
         assert!(sent.success(), "{} could not be sent {name}", self.name);
     }
 
+    /// It and its children stand still from here on; what they hold open stays open.
+    pub fn freeze(&self) {
+        let id = self.id();
+        // Itself first: then it starts no more children.
+        stop(id);
+        children(id).into_iter().for_each(stop);
+    }
+
+    pub fn thaw(&self) {
+        let id = self.id();
+        children(id).into_iter().for_each(|child| send(child, "CONT"));
+        send(id, "CONT");
+    }
+
     pub fn kill(&mut self) -> ExitStatus {
         // An error means that it is already gone.
         let _ = self.child.kill();
@@ -62,6 +76,27 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn children(id: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("Linux has it");
+    children.split_whitespace().map(|child| child.parse().expect("a number")).collect()
+}
+
+/// Somebody else's child may be gone by now.
+fn send(id: u32, signal: &str) {
+    let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {id} 2>/dev/null")]).status();
+}
+
+/// Its threads stop one after the other.
+fn stop(id: u32) {
+    send(id, "STOP");
+    let stands_still = |status: String| status.contains("\nState:\tT") || status.contains("\nState:\tZ");
+    until("a process to stand still", || {
+        let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return Some(()) };
+        let mut threads = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("status")));
+        threads.all(|status| status.map_or(true, stands_still)).then_some(())
+    });
 }
 
 /// Peers give up root when they have it, and want to be told to whom.

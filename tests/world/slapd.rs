@@ -182,16 +182,11 @@ impl Slapd {
 
     /// Connections stay open, and nothing answers.
     pub fn freeze(&mut self) {
-        self.process().signal("STOP");
-        // Its threads stop one after the other.
-        let status = format!("/proc/{}/status", self.process().id());
-        until("slapd to stand still", || {
-            fs::read_to_string(&status).expect("Linux has it").contains("State:\tT").then_some(())
-        });
+        self.process().freeze();
     }
 
     pub fn thaw(&mut self) {
-        self.process().signal("CONT");
+        self.process().thaw();
     }
 
     /// Shows this certificate from now on.
