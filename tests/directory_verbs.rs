@@ -4,9 +4,13 @@
 mod world;
 
 use std::fs;
+use std::time::Duration;
 
+use landfall::directory::{PostgresSettings, Service, Settings, Table, Terms};
+use landfall::document::Notes;
+use landfall::mail::Regions;
 use serde_json::{Value, json};
-use world::{CONTOSO, Edge, Postgres, until};
+use world::{Authority, CONTOSO, Edge, Postgres, until};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 
@@ -261,6 +265,164 @@ fn an_import_is_all_or_nothing_and_says_what_it_changes() {
     let refused = import(&[]);
     assert!(refused.code == 1 && refused.stderr.contains("already exists"), "{refused:#?}");
     assert_eq!(dump(), before);
+}
+
+/// All that a directory holds of tenants and domains, in words.
+fn outline(table: &Table) -> String {
+    let mut domains: Vec<_> = table.domains().collect();
+    domains.sort_by(|one, two| one.name.cmp(&two.name));
+    let tenants: Vec<_> = table.tenants().collect();
+    format!("{tenants:#?} {domains:#?}")
+}
+
+/// As a node of EUR sees the database.
+fn outline_of(postgres: &Postgres) -> String {
+    let settings = PostgresSettings {
+        url: postgres.url(),
+        password_file: None,
+        tls: landfall::mail::TlsLevel::Off,
+        ca: None,
+    };
+    let span = Duration::from_secs(10);
+    let settings = Settings {
+        service: Service::Postgres(settings),
+        terms: Terms { cache: 10, cache_for: span, cache_absent_for: span, stale_for: span, deadline: span },
+        pool: 1,
+        node_region: landfall::mail::Region::parse("EUR").expect("a code"),
+        regions: Regions::default(),
+        subaddress: None,
+        snapshot: None,
+        clock: landfall::clock::Clock::System,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (directory, mut news) =
+            landfall::directory::open(settings, Table::default()).expect("the settings are good");
+        directory.ready(span).await.expect("the server is there");
+        let told = outline(&directory.table());
+        directory.close().await;
+        assert_eq!(news.try_recv().ok(), None, "a warning means that something was left out");
+        told
+    })
+}
+
+/// `tests/directory/every-key.toml` beside what it names, and what is read from it.
+fn every_key() -> (Edge, String) {
+    let file = Edge::builder("EUR").directory(include_str!("directory/every-key.toml")).offline();
+    fs::copy(Authority::new().file(), file.folder().join("ca.pem")).expect("our own folder");
+    fs::write(
+        file.folder().join("users.csv"),
+        "address,aliases,preferred_data_location,licenses\nBob@contoso.com,b@contoso.com,Mars,none\n",
+    )
+    .expect("our own folder");
+    let text = fs::read_to_string(file.folder().join("directory.toml")).expect("there");
+    let notes = Notes::default();
+    let table = landfall::directory::read("d", &text, file.folder(), &Regions::default(), None, &notes);
+    notes.verdict().unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    (file, outline(&table))
+}
+
+#[test]
+fn every_key_moves_into_the_database() {
+    let (file, of_file) = every_key();
+    let postgres = Postgres::start();
+    let database = Edge::builder("EUR").with(&postgres.settings()).offline();
+    assert_eq!(database.command(&["directory", "migrate"]).code, 0);
+    let path = file.folder().join("directory.toml").display().to_string();
+    let imported = database.command(&["directory", "import", &path]);
+    assert_eq!(imported.code, 0, "{imported:#?}");
+    assert_eq!(outline_of(&postgres), of_file);
+    for table in ["tenant", "domain", "inbound_connector", "outbound_connector"] {
+        let without_column = postgres.sql(&format!("SELECT more FROM landfall.{table} WHERE more <> '{{}}'"));
+        assert_eq!(without_column, "", "{table}: a key without a column");
+    }
+    for user in ["anna@lab.hq.contoso.com", "b@contoso.com"] {
+        assert_eq!(agreed([&file, &database], &["user", "show", user]).0, 0);
+    }
+    // The same again changes nothing; every key can be taken away again.
+    let again = database.command(&["directory", "import", &path, "--json"]).json();
+    assert_eq!(again["imported"]["connectors"], json!({ "added": 0, "changed": 0, "removed": 0 }));
+    let bare = "[[tenant]]\nid = \"contoso\"\ndefault_region = \"NAM\"\n[[tenant.domain]]\nname = \"contoso.com\"\n\
+                mail_flow_region_changed_at = 2026-01-02T00:00:00Z\n\
+                [[tenant.outbound_connector]]\nname = \"to-hq\"\nrecipient_domains = [\"hq.contoso.com\"]\n\
+                smart_hosts = [\"smtp://mail.hq.contoso.com\"]\n";
+    file.write_directory(bare);
+    let imported = database.command(&["directory", "import", &path]);
+    assert_eq!(imported.code, 0, "{imported:#?}");
+    let notes = Notes::default();
+    let table = landfall::directory::read("d", bare, file.folder(), &Regions::default(), None, &notes);
+    assert_eq!(outline_of(&postgres), outline(&table));
+}
+
+/// A database of the first version of the schema, where many of the keys had no column.
+#[test]
+fn a_database_of_before_is_read_and_then_migrated() {
+    let (file, of_file) = every_key();
+    let postgres = Postgres::start();
+    let database = Edge::builder("EUR").with(&postgres.settings()).offline();
+    postgres.sql(&format!(
+        "SET ROLE landfall; CREATE SCHEMA landfall;
+         CREATE TABLE landfall.schema_version (version integer PRIMARY KEY,
+             put_in_place timestamptz NOT NULL DEFAULT now());
+         INSERT INTO landfall.schema_version (version) VALUES (1);
+         {}",
+        include_str!("../src/directory/postgres/schema/1.sql")
+    ));
+    let path = file.folder().join("directory.toml").display().to_string();
+    let refused = database.command(&["directory", "import", &path]);
+    assert!(refused.code == 1 && refused.stderr.contains("landfall directory migrate"), "{refused:#?}");
+    postgres.sql(&format!(
+        "INSERT INTO landfall.tenant (id, default_region, multi_geo, in_region_routing, subscription, residency,
+             accept_ipv6, reject_direct_send, route_all_via_on_premises, more)
+         VALUES ('contoso', 'NAM', true, true, false, 'strict', true, true, true, '{{\"messages_per_minute\": 1200}}');
+         INSERT INTO landfall.tenant_region VALUES ('contoso', 'EUR', 1), ('contoso', 'GBR', 2), ('contoso', 'NAM', 3);
+         INSERT INTO landfall.domain VALUES
+             ('contoso.com', 'contoso', 'authoritative', false, 'EUR', 'NAM', '2026-01-01T00:00:00.125Z', true, false),
+             ('hq.contoso.com', 'contoso', 'internal-relay', true, NULL, NULL, NULL, false, NULL);
+         INSERT INTO landfall.inbound_connector VALUES
+             ('contoso', 'from-hq', 1, 'on-premises', '{{*.hq.contoso.com, gate.contoso.com}}', NULL, true, false,
+              false, '{{\"trusted_headers\": true, \"associated_domains\": [\"contoso.com\", \"hq.contoso.com\"],
+                \"skip_ips\": [\"203.0.113.7\", \"203.0.113.32/28\", \"2001:db8::1-2001:db8::9\"],
+                \"users\": [\"anna@contoso.com\"]}}'),
+             ('contoso', 'filter', 2, 'partner', '{{mx.fabrikam.com}}', '{{fabrikam.com, *.fabrikam.com}}', false, true,
+              true, '{{\"skip_last_ip\": true}}');
+         INSERT INTO landfall.inbound_network VALUES ('contoso', 'from-hq', 1, '192.0.2.0/24'),
+             ('contoso', 'from-hq', 2, '198.51.100.7'), ('contoso', 'filter', 3, '203.0.113.0/25');
+         INSERT INTO landfall.outbound_connector (tenant, name, recipient_domains, smart_hosts, tls, more) VALUES
+             ('contoso', 'to-hq', '{{hq.contoso.com, *.hq.contoso.com}}',
+              '{{smtp://mail.hq.contoso.com, smtps://mail2.hq.contoso.com:4650}}', 'verify',
+              '{{\"ca\": \"{ca}\", \"returns_by\": \"from-hq\"}}'),
+             ('contoso', 'central', '{{gate.example}}', '{{smtp://gate.hq.contoso.com}}', 'encrypt',
+              '{{\"all_accepted_domains\": true, \"route_all_via_on_premises\": true}}'),
+             ('contoso', 'to-fabrikam', '{{fabrikam.com}}', '{{smtp://mx.fabrikam.com}}', 'verify',
+              '{{\"type\": \"partner\"}}');",
+        ca = file.folder().join("ca.pem").display()
+    ));
+    // The first version could not hold a connector that names no domains itself.
+    let gate = "gate.example";
+    let before = outline_of(&postgres);
+    assert!(before.contains(gate), "{before}");
+    assert_eq!(database.command(&["directory", "migrate"]).code, 0);
+    assert_eq!(outline_of(&postgres), before, "it means the same in columns");
+    assert_eq!(postgres.sql("SELECT count(*) FROM landfall.outbound_connector WHERE more <> '{}'"), "0");
+    postgres.sql(&format!(
+        "UPDATE landfall.outbound_connector SET recipient_domains = '{{}}' WHERE '{gate}' = ANY (recipient_domains)"
+    ));
+    assert_eq!(outline_of(&postgres), of_file);
+    for refused in [
+        "UPDATE landfall.outbound_connector SET all_accepted_domains = false, route_all_via_on_premises = false",
+        "UPDATE landfall.outbound_connector SET returns_by = 'nobody'",
+        "UPDATE landfall.outbound_connector SET tls = 'off'",
+        "UPDATE landfall.inbound_connector SET trusted_headers = true",
+        "UPDATE landfall.inbound_connector SET skip_last_ip = true",
+        "UPDATE landfall.inbound_connector SET skip_ips = '{}', skip_last_ip = false",
+    ] {
+        let told = postgres.refused(refused);
+        assert!(
+            told.contains("violates check constraint") || told.contains("violates foreign key"),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -381,7 +381,7 @@ fn another_regions_users_of_a_strict_tenant_are_never_fetched() {
 fn the_schema_has_no_room_for_what_cannot_be() {
     let postgres = Postgres::start();
     let edge = Edge::builder("EUR").with(&postgres.settings()).offline();
-    for version in ["went from version 0 to 1", "up to date: version 1"] {
+    for version in ["went from version 0 to 2", "up to date: version 2"] {
         let migrated = edge.command(&["directory", "migrate"]);
         assert!(migrated.code == 0 && migrated.stdout.contains(version), "{migrated:#?}");
     }

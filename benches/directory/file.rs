@@ -12,7 +12,7 @@ use landfall::document::Notes;
 use landfall::mail::{Address, Regions};
 
 use super::world::{Client, Edge};
-use super::{Numbers, Size, memory, percentile, row, timed};
+use super::{Numbers, Size, memory, percentile, processor, row, timed};
 
 const LOOKUPS: usize = 1_000_000;
 
@@ -46,6 +46,7 @@ fn write(size: &Size, folder: &Path) {
 
 fn alone(size: &Size, folder: &Path, text: &str) {
     let before = memory("self", "VmRSS");
+    let spent = processor();
     let (table, took) = timed(|| {
         let notes = Notes::default();
         let table = directory::read("bench", text, folder, &Regions::default(), Some('+'), &notes);
@@ -53,7 +54,8 @@ fn alone(size: &Size, folder: &Path, text: &str) {
         table
     });
     assert_eq!(table.user_count(), size.users);
-    row("loading", format!("{:.1} s", took.as_secs_f64()));
+    let spent = processor() - spent;
+    row("loading", format!("{:.1} s, of a processor {:.1} s", took.as_secs_f64(), spent.as_secs_f64()));
     row("resident memory afterwards", format!("{} MiB", memory("self", "VmRSS") - before));
     row("resident memory at its most", format!("{} MiB", memory("self", "VmHWM") - before));
     let mut numbers = Numbers(7);
@@ -64,15 +66,18 @@ fn alone(size: &Size, folder: &Path, text: &str) {
                     .expect("an address")
             })
             .collect();
+        let spent = processor();
         let ((), took) = timed(|| {
             for address in &asked {
                 let domain = table.domain(address.domain()).expect("all domains are there");
                 black_box(table.user(domain, address));
             }
         });
+        let spent = processor() - spent;
+        let each = |span: Duration| span.as_nanos() / LOOKUPS as u128;
         row(
             &format!("domain and user, {what}, at random"),
-            format!("{} ns", took.as_nanos() / LOOKUPS as u128),
+            format!("{} ns, of a processor {} ns", each(took), each(spent)),
         );
     }
     let ((), took) = timed(|| drop(table));

@@ -433,7 +433,7 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
 fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, table: &mut Table) {
     let own = |table: &Table, entry: &Entry<'_>| {
         let address = entry.address()?;
-        if let Err((problem, expected)) = check_address(table, Some(tenant), &address) {
+        if let Err((problem, expected)) = check_address(table, tenant, &address) {
             entry.mistake(problem, expected);
         }
         Some(address)
@@ -449,11 +449,8 @@ fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, tab
     });
     let held = section.list("licenses", |entry| entry.word(&LICENSES));
     let Some(primary) = primary else { return };
-    let user = User {
-        primary,
-        preferred_data_location: location,
-        licenses: held.map_or_else(Licenses::default, |held| licenses(&held)),
-    };
+    let held = held.map_or_else(Licenses::default, |held| licenses(&held));
+    let user = User { primary, preferred_data_location: location, licenses: held };
     // Refused addresses have been noted above, one by one.
     let _ = table.add_user(&user, &aliases);
 }
@@ -462,26 +459,35 @@ fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, tab
 pub(super) type Complaint = (String, String);
 
 /// Whether a user of `tenant` may have this address; of whichever tenant when `None`.
-pub(super) fn check_address(
-    table: &Table,
+fn check_address(table: &Table, tenant: &Arc<Tenant>, address: &Address) -> Result<(), Complaint> {
+    check_domain(table, Some(tenant), address.domain(), address)?;
+    if table.has_address(address) { Err(taken(address)) } else { Ok(()) }
+}
+
+/// The accepted domain that an address is in, of `tenant` or of whichever tenant when `None`.
+pub(super) fn check_domain<'t>(
+    table: &'t Table,
     tenant: Option<&Arc<Tenant>>,
-    address: &Address,
-) -> Result<(), Complaint> {
+    name: &Domain,
+    address: &dyn std::fmt::Display,
+) -> Result<&'t Arc<AcceptedDomain>, Complaint> {
     let expected = || "an address in an accepted domain of the user's tenant".to_owned();
-    let Some(domain) = table.domain(address.domain()) else {
+    let Some(domain) = table.domain(name) else {
         return Err((format!("\"{address}\" is in no accepted domain"), expected()));
     };
-    if let Some(tenant) = tenant.filter(|tenant| tenant.id != domain.tenant.id) {
-        let problem = format!(
-            "\"{address}\" is in a domain of tenant \"{}\", not of \"{}\"",
-            domain.tenant.id, tenant.id
-        );
-        return Err((problem, expected()));
+    match tenant.filter(|tenant| tenant.id != domain.tenant.id) {
+        None => Ok(domain),
+        Some(tenant) => {
+            let owner = &domain.tenant.id;
+            let problem =
+                format!("\"{address}\" is in a domain of tenant \"{owner}\", not of \"{}\"", tenant.id);
+            Err((problem, expected()))
+        }
     }
-    if table.has_address(address) {
-        return Err((format!("\"{address}\" is another user's already"), "each address once".to_owned()));
-    }
-    Ok(())
+}
+
+pub(super) fn taken(address: &Address) -> Complaint {
+    (format!("\"{address}\" is another user's already"), "each address once".to_owned())
 }
 
 /// Sections 0 and 6: a code that is unknown or not allowed means the default region, and is worth a warning.

@@ -6,6 +6,7 @@
 
 mod table;
 mod connectors;
+mod names;
 mod users;
 mod file;
 mod user_file;
@@ -343,6 +344,51 @@ mod tests {
         let connector = tenant.outbound_connector(&domain("x.example"), |_| false).expect("the one for all");
         assert_eq!(connector.smart_hosts.len(), 2);
         assert_eq!(connector.tls, crate::mail::TlsLevel::Encrypt);
+    }
+
+    /// What is read from a file of this text, in words, or nothing when it has mistakes; and the keys asked for.
+    fn told(text: &str, folder: &Path) -> (Option<String>, std::collections::BTreeSet<String>) {
+        let notes = Notes::default();
+        let table = read("directory.toml", text, folder, &Regions::default(), None, &notes);
+        let asked = notes.asked.take();
+        let mut domains: Vec<_> = table.domains().collect();
+        domains.sort_by(|one, two| one.name.cmp(&two.name));
+        let tenants: Vec<_> = table.tenants().collect();
+        let users: Vec<_> = table.users().collect();
+        (notes.verdict().is_ok().then(|| format!("{tenants:#?} {domains:#?} {users:#?}")), asked)
+    }
+
+    /// `value` without what stands at `path`, however many have it.
+    fn cut(value: &mut toml::Value, path: &[&str]) -> bool {
+        match value {
+            toml::Value::Array(items) => items.iter_mut().fold(false, |any, item| cut(item, path) | any),
+            toml::Value::Table(table) => match path {
+                [key] => table.remove(*key).is_some(),
+                [key, rest @ ..] => table.get_mut(*key).is_some_and(|value| cut(value, rest)),
+                [] => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// A new key has to be there with a value that shows, and what moves a directory is tested with that file.
+    #[test]
+    fn the_file_with_every_key_has_every_key() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let own = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).expect("a certificate");
+        fs::write(folder.path().join("ca.pem"), own.cert.pem()).expect("written");
+        fs::write(folder.path().join("users.csv"), "address\nbob@contoso.com\n").expect("written");
+        let text = include_str!("../../tests/directory/every-key.toml");
+        let (whole, asked) = told(text, folder.path());
+        let whole = whole.expect("no mistakes");
+        assert!(asked.len() > 45, "only {} keys were asked for", asked.len());
+        for key in asked {
+            let mut file = toml::Value::Table(text.parse().expect("TOML"));
+            let path: Vec<&str> = key.split('.').collect();
+            assert!(cut(&mut file, &path), "{key} is not in tests/directory/every-key.toml");
+            let (without, _) = told(&file.to_string(), folder.path());
+            assert_ne!(without, Some(whole.clone()), "{key}: nothing shows that it is there");
+        }
     }
 
     #[tokio::test]

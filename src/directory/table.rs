@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::check::{self, Finding};
 use super::connectors::Connectors;
+use super::names::Names;
 use super::users::{Taken, Users};
 use crate::mail::{AcceptedDomain, Address, Domain, DomainPattern, OwnedConnector, Regions, Tenant, User};
 
@@ -17,7 +18,11 @@ pub struct Table {
     tenants: Vec<Arc<Tenant>>,
     /// Where each stands among the tenants.
     ids: HashMap<Arc<str>, usize>,
-    domains: HashMap<Box<str>, Arc<AcceptedDomain>>,
+    /// Of accepted domains, and of the subdomains that users are in.
+    names: Names,
+    /// By the number of the name.
+    accepted: Vec<Option<Arc<AcceptedDomain>>>,
+    domain_count: usize,
     connectors: Connectors,
     users: Users,
     subaddress: Option<char>,
@@ -37,29 +42,47 @@ impl Table {
 
     /// Gives the domain back when the name is accepted already.
     pub fn add_domain(&mut self, domain: AcceptedDomain) -> Result<(), AcceptedDomain> {
-        if self.domains.contains_key(domain.name.as_str()) {
+        let number = self.names.enter(&domain.name) as usize;
+        if self.accepted.len() <= number {
+            self.accepted.resize(number + 1, None);
+        }
+        if self.accepted[number].is_some() {
             return Err(domain);
         }
-        self.domains.insert(domain.name.as_str().into(), Arc::new(domain));
+        self.accepted[number] = Some(Arc::new(domain));
+        self.domain_count += 1;
         Ok(())
     }
 
     /// Adds a user and its aliases; none of them when one address is taken.
     pub fn add_user(&mut self, user: &User, aliases: &[Address]) -> Result<(), Taken> {
-        self.users.add(user, aliases)
+        self.users.add(&mut self.names, user, aliases)
+    }
+
+    /// Makes room for so many addresses more, which are so long in all; both may be guesses.
+    pub(super) fn expect(&mut self, addresses: usize, bytes: usize) {
+        self.users.expect(addresses, bytes);
     }
 
     /// Gives back the memory that filling has reserved.
     pub fn shrink(&mut self) {
+        self.tenants.shrink_to_fit();
+        self.ids.shrink_to_fit();
+        self.names.shrink();
+        self.accepted.shrink_to_fit();
         self.users.shrink();
     }
 
     /// Exact, else the nearest parent with `match_subdomains` (rules 2 and 3).
     pub fn domain(&self, domain: &Domain) -> Option<&Arc<AcceptedDomain>> {
-        self.domains.get(domain.as_str()).or_else(|| {
-            let mut parents = domain.parents().filter_map(|name| self.domains.get(name));
+        self.accepted(domain.as_str()).or_else(|| {
+            let mut parents = domain.parents().filter_map(|name| self.accepted(name));
             parents.find(|parent| parent.match_subdomains)
         })
+    }
+
+    fn accepted(&self, name: &str) -> Option<&Arc<AcceptedDomain>> {
+        self.accepted.get(self.names.number(name)? as usize)?.as_ref()
     }
 
     /// The certificate names of on-premises connectors that a verified name matches, the most exact first.
@@ -75,12 +98,12 @@ impl Table {
     /// By primary address or alias; at a matched subdomain only the address as given.
     pub fn user(&self, domain: &AcceptedDomain, address: &Address) -> Option<User> {
         let separator = if *address.domain() == domain.name { self.subaddress } else { None };
-        self.users.by_address(address, separator)
+        self.users.by_address(&self.names, address, separator)
     }
 
     /// Whether this is anybody's primary address or alias.
     pub fn has_address(&self, address: &Address) -> bool {
-        self.users.contains(address)
+        self.users.contains(&self.names, address)
     }
 
     pub fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
@@ -93,12 +116,12 @@ impl Table {
 
     /// In no order.
     pub fn domains(&self) -> impl Iterator<Item = &Arc<AcceptedDomain>> {
-        self.domains.values()
+        self.accepted.iter().flatten()
     }
 
     /// Every user with its aliases.
     pub fn users(&self) -> impl Iterator<Item = (User, Vec<Address>)> + '_ {
-        self.users.iter()
+        self.users.iter(&self.names)
     }
 
     /// What in it contradicts itself, though each line of it can be read.
@@ -107,7 +130,7 @@ impl Table {
     }
 
     pub fn domain_count(&self) -> usize {
-        self.domains.len()
+        self.domain_count
     }
 
     pub fn user_count(&self) -> usize {

@@ -3,14 +3,14 @@
 //! Owns its columns. Read as a stream: ten million users never lie in memory as text.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Table;
-use super::file::{LICENSES, check_address, licenses, unusable_location};
+use super::file::{Complaint, LICENSES, check_domain, licenses, taken, unusable_location};
 use crate::document::{Entry, Mistake, Notes, suggestion};
-use crate::mail::{Address, Licenses, Regions, Tenant, User};
+use crate::mail::{Address, Licenses, Regions, User};
 
 const COLUMNS: [&str; 4] = ["address", "aliases", "preferred_data_location", "licenses"];
 
@@ -20,12 +20,35 @@ const MISTAKES_LIMIT: usize = 100;
 /// Reads the file that `entry` names.
 pub(super) fn read(entry: &Entry<'_>, path: &Path, regions: &Regions, notes: &Notes, table: &mut Table) {
     let shown = path.display().to_string();
-    match File::open(path) {
+    let opened = File::open(path).and_then(|mut file| {
+        expect(&mut file, table)?;
+        Ok(file)
+    });
+    match opened {
         Ok(file) => read_from(BufReader::with_capacity(256 * 1024, file), &shown, regions, notes, table),
         Err(error) => {
             entry.mistake(format!("cannot read {}: {error}", path.display()), "a readable CSV file")
         }
     }
+}
+
+/// Looks into the file here and there for how many addresses it has, so that the table need not grow many times.
+fn expect(file: &mut File, table: &mut Table) -> io::Result<()> {
+    const LOOKS: u64 = 16;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let mut seen = Vec::new();
+    for look in 0..LOOKS {
+        file.seek(SeekFrom::Start(metadata.len() / LOOKS * look))?;
+        file.by_ref().take(16 * 1024).read_to_end(&mut seen)?;
+    }
+    file.rewind()?;
+    let signs = memchr::memchr_iter(b'@', &seen).count() as u64;
+    let addresses = (signs * metadata.len()).checked_div(seen.len() as u64).unwrap_or(0);
+    table.expect(usize::try_from(addresses).unwrap_or(0), usize::try_from(metadata.len()).unwrap_or(0));
+    Ok(())
 }
 
 /// Where each column stands in a line of this file.
@@ -106,30 +129,29 @@ fn read_user(
         }
     };
     let key = |column: &str| format!("user[{name}].{column}");
-    if let Err((problem, expected)) = check_address(table, None, &primary) {
-        scribe.mistake(line, &key("address"), &problem, &expected);
-        return;
-    }
-    let tenant: Option<Arc<Tenant>> = table.domain(primary.domain()).map(|domain| Arc::clone(&domain.tenant));
+    let tenant = match check_domain(table, None, primary.domain(), &primary) {
+        Ok(domain) => Arc::clone(&domain.tenant),
+        Err((problem, expected)) => {
+            scribe.mistake(line, &key("address"), &problem, &expected);
+            return;
+        }
+    };
     let mut aliases = Vec::new();
     for text in words(field(columns.aliases)) {
-        let alias = match Address::parse(text) {
-            Ok(alias) => alias,
+        match Address::parse(text) {
+            Ok(alias) => match check_domain(table, Some(&tenant), alias.domain(), &alias) {
+                Ok(_) => aliases.push(alias),
+                Err((problem, expected)) => scribe.mistake(line, &key("aliases"), &problem, &expected),
+            },
             Err(error) => {
                 let problem = format!("has {text:?}: {error}");
                 scribe.mistake(line, &key("aliases"), &problem, "addresses separated by a space or ';'");
-                continue;
             }
-        };
-        match check_address(table, tenant.as_ref(), &alias) {
-            Ok(()) => aliases.push(alias),
-            Err((problem, expected)) => scribe.mistake(line, &key("aliases"), &problem, &expected),
         }
     }
     let location = field(columns.location);
     if !location.is_empty()
-        && let Some(tenant) = &tenant
-        && let Some((problem, expected)) = unusable_location(location, regions, tenant)
+        && let Some((problem, expected)) = unusable_location(location, regions, &tenant)
     {
         scribe.warning(line, &key("preferred_data_location"), &problem, &expected);
     }
@@ -141,8 +163,15 @@ fn read_user(
             scribe.mistake(line, &key("licenses"), &problem, "\"multi-geo\", \"mail\", both, or \"none\"");
         }),
     };
-    // Refused addresses have been noted above, one by one.
-    let _ = table.add_user(&user, &aliases);
+    if table.add_user(&user, &aliases).is_ok() {
+        return;
+    }
+    let own =
+        std::iter::once(("address", &user.primary)).chain(aliases.iter().map(|alias| ("aliases", alias)));
+    for (column, address) in own.filter(|(_, address)| table.has_address(address)) {
+        let (problem, expected): Complaint = taken(address);
+        scribe.mistake(line, &key(column), &problem, &expected);
+    }
 }
 
 /// Both when the field is empty, as when the key is left out; `none` for a user without any.

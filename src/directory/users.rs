@@ -1,12 +1,14 @@
 //! Users: millions of mailboxes in little memory.
 //!
 //! Owns the layout: one arena of short records, and a table of offsets into it by hash. A user costs
-//! about 18 bytes besides its local part; a `User` is made only for the one that was asked for.
+//! about 18 bytes besides its local part; a `User` is made only for the one that was asked for. Domains are
+//! numbers here, so that an answer touches two places of the large memory and no more.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use crate::mail::{Address, Domain, Licenses, User};
+use super::names::Names;
+use crate::mail::{Address, Licenses, User};
 
 /// An address that is somebody's already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +19,14 @@ pub struct Taken;
 pub(super) struct Users {
     /// Records one after the other; an alias's record comes after its user's.
     records: Vec<u8>,
+    /// Where the last user's record begins.
+    last: usize,
     slots: Slots,
     addresses: usize,
     users: usize,
     hasher: RandomState,
-    domains: Interned<Domain>,
     /// Preferred data locations as written.
-    locations: Interned<Box<str>>,
+    locations: Locations,
 }
 
 /// Record: flags, key length, domain (4 bytes), key; then for an alias the distance back to its
@@ -46,31 +49,55 @@ impl Users {
     }
 
     /// Whether this is anybody's address.
-    pub(super) fn contains(&self, address: &Address) -> bool {
-        with_key(address, |key| self.find(key, address.domain()).is_some())
+    pub(super) fn contains(&self, names: &Names, address: &Address) -> bool {
+        let Some(domain) = names.number(address.domain().as_str()) else { return false };
+        with_key(address, |key| self.find(key, domain).is_some())
     }
 
-    pub(super) fn by_address(&self, address: &Address, subaddress: Option<char>) -> Option<User> {
+    pub(super) fn by_address(
+        &self,
+        names: &Names,
+        address: &Address,
+        subaddress: Option<char>,
+    ) -> Option<User> {
+        let domain = names.number(address.domain().as_str())?;
         let offset = with_key(address, |key| {
-            self.find(key, address.domain()).or_else(|| {
+            self.find(key, domain).or_else(|| {
                 // `user+tag` is `user` when the exact address is unknown (spec, section 6; RFC 5233).
                 let (user, _) = key.split_once(subaddress?)?;
-                if user.is_empty() { None } else { self.find(user, address.domain()) }
+                if user.is_empty() { None } else { self.find(user, domain) }
             })
         })?;
         let record = self.record(offset);
         let owner = if record.is_alias() { self.record(offset - record.distance_to_owner()) } else { record };
-        Some(self.user(owner))
+        Some(self.user(names, owner))
     }
 
     /// Adds a user and its aliases; the first address that is taken refuses them all.
-    pub(super) fn add(&mut self, user: &User, aliases: &[Address]) -> Result<(), Taken> {
-        let mut all = std::iter::once(&user.primary).chain(aliases);
-        if all.any(|address| self.contains(address)) {
+    pub(super) fn add(&mut self, names: &mut Names, user: &User, aliases: &[Address]) -> Result<(), Taken> {
+        let domain = names.enter(user.primary.domain());
+        let refused = with_key(&user.primary, |key| {
+            let hash = self.hash(key, domain);
+            if self.find_hashed(hash, key, domain).is_some()
+                || aliases.iter().any(|alias| self.contains(names, alias))
+            {
+                return true;
+            }
+            self.add_primary(user, key, domain, hash);
+            false
+        });
+        if refused {
             return Err(Taken);
         }
-        let owner = self.records.len();
-        let key = user.primary.local_key();
+        let owner = self.last;
+        for alias in aliases {
+            let domain = names.enter(alias.domain());
+            with_key(alias, |key| self.add_alias(key, domain, owner));
+        }
+        Ok(())
+    }
+
+    fn add_primary(&mut self, user: &User, key: &str, domain: u32, hash: u64) {
         let written = user.primary.local();
         let mut flags = 0;
         for (set, bit) in [
@@ -80,87 +107,103 @@ impl Users {
         ] {
             flags |= if set { bit } else { 0 };
         }
-        let location = match &user.preferred_data_location {
-            None => NOWHERE,
-            // 65,535 different codes are no directory; the rest count as unknown, as any nonsense does.
-            Some(code) => u16::try_from(self.locations.number(code)).unwrap_or(NOWHERE - 1),
-        };
-        self.head(flags, user.primary.domain(), &key);
+        let location =
+            user.preferred_data_location.as_ref().map_or(NOWHERE, |code| self.locations.number(code));
+        self.last = self.records.len();
+        self.head(flags, domain, key);
         self.records.extend(location.to_le_bytes());
         if key != written {
             self.records.push(short_length(written));
             self.records.extend(written.as_bytes());
         }
-        self.enter(owner, &key, user.primary.domain());
+        self.enter(self.last, hash);
         self.users += 1;
-        for alias in aliases {
-            let (offset, key) = (self.records.len(), alias.local_key());
-            if self.find(&key, alias.domain()).is_some() {
-                // Twice among these aliases, or the primary address itself: said once is enough.
-                continue;
-            }
-            self.head(flag::ALIAS, alias.domain(), &key);
-            let back = u32::try_from(offset - owner).expect("aliases of one user stay below 4 GiB");
-            self.records.extend(back.to_le_bytes());
-            self.enter(offset, &key, alias.domain());
+    }
+
+    fn add_alias(&mut self, key: &str, domain: u32, owner: usize) {
+        let hash = self.hash(key, domain);
+        if self.find_hashed(hash, key, domain).is_some() {
+            // Twice among these aliases, or the primary address itself: said once is enough.
+            return;
         }
-        Ok(())
+        let offset = self.records.len();
+        self.head(flag::ALIAS, domain, key);
+        let back = u32::try_from(offset - owner).expect("aliases of one user stay below 4 GiB");
+        self.records.extend(back.to_le_bytes());
+        self.enter(offset, hash);
+    }
+
+    /// Makes room for so many addresses more, of so many bytes; it grows beyond them as well, only slower.
+    pub(super) fn expect(&mut self, addresses: usize, bytes: usize) {
+        self.records.reserve(bytes);
+        let addresses = self.addresses + addresses;
+        if self.slots.is_full(addresses) {
+            self.rehash(Slots::for_entries(addresses));
+        }
     }
 
     /// Gives back what growing has reserved.
     pub(super) fn shrink(&mut self) {
         self.records.shrink_to_fit();
-        self.rehash(Slots::for_entries(self.addresses));
+        // An estimate that was nearly right is not worth touching all of it once more.
+        if !self.slots.fits(self.addresses) {
+            self.rehash(Slots::for_entries(self.addresses));
+        }
     }
 
     /// Every user with its aliases, in the order they were added.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (User, Vec<Address>)> + '_ {
+    pub(super) fn iter<'u>(&'u self, names: &'u Names) -> impl Iterator<Item = (User, Vec<Address>)> + 'u {
         let mut offset = 0;
         std::iter::from_fn(move || {
             let owner = self.following(offset)?;
             offset += owner.length();
             let mut aliases = Vec::new();
             while let Some(record) = self.following(offset).filter(Record::is_alias) {
-                aliases.push(self.address(record.key(), record));
+                aliases.push(address(names, record.key(), record));
                 offset += record.length();
             }
-            Some((self.user(owner), aliases))
+            Some((self.user(names, owner), aliases))
         })
     }
 
-    fn head(&mut self, flags: u8, domain: &Domain, key: &str) {
-        let domain = u32::try_from(self.domains.number(domain)).expect("fewer than 4 billion domains");
+    fn head(&mut self, flags: u8, domain: u32, key: &str) {
         self.records.extend([flags, short_length(key)]);
         self.records.extend(domain.to_le_bytes());
         self.records.extend(key.as_bytes());
     }
 
-    fn enter(&mut self, offset: usize, key: &str, domain: &Domain) {
+    fn enter(&mut self, offset: usize, hash: u64) {
+        // The record is there already, so that a new table has it.
+        self.addresses += 1;
         if self.slots.is_full(self.addresses) {
             self.rehash(Slots::for_entries(self.addresses.max(64) * 2));
+        } else {
+            self.slots.put(hash, offset);
         }
-        self.slots.put(self.hash(key, domain), offset);
-        self.addresses += 1;
     }
 
     fn rehash(&mut self, mut slots: Slots) {
         let mut offset = 0;
         while let Some(record) = self.following(offset) {
-            slots.put(self.hash(record.key(), self.domain(record)), offset);
+            slots.put(self.hash(record.key(), record.domain()), offset);
             offset += record.length();
         }
         self.slots = slots;
     }
 
-    fn find(&self, key: &str, domain: &Domain) -> Option<usize> {
-        self.slots.find(self.hash(key, domain), |offset| {
+    fn find(&self, key: &str, domain: u32) -> Option<usize> {
+        self.find_hashed(self.hash(key, domain), key, domain)
+    }
+
+    fn find_hashed(&self, hash: u64, key: &str, domain: u32) -> Option<usize> {
+        self.slots.find(hash, |offset| {
             let record = self.record(offset);
-            record.key() == key && self.domain(record) == domain
+            record.domain() == domain && record.key() == key
         })
     }
 
-    fn hash(&self, key: &str, domain: &Domain) -> u64 {
-        self.hasher.hash_one((key, domain.as_str()))
+    fn hash(&self, key: &str, domain: u32) -> u64 {
+        self.hasher.hash_one((key, domain))
     }
 
     fn record(&self, offset: usize) -> Record<'_> {
@@ -171,30 +214,27 @@ impl Users {
         (offset < self.records.len()).then(|| self.record(offset))
     }
 
-    fn domain(&self, record: Record<'_>) -> &Domain {
-        &self.domains.values[record.domain()]
-    }
-
-    fn user(&self, record: Record<'_>) -> User {
+    fn user(&self, names: &Names, record: Record<'_>) -> User {
         User {
-            primary: self.address(record.written(), record),
+            primary: address(names, record.written(), record),
             preferred_data_location: match record.location() {
                 NOWHERE => None,
-                number => Some(self.locations.values.get(usize::from(number)).cloned().unwrap_or_default()),
+                number => Some(self.locations.codes.get(usize::from(number)).cloned().unwrap_or_default()),
             },
             licenses: Licenses { multi_geo: record.has(flag::MULTI_GEO), mail: record.has(flag::MAIL) },
         }
     }
+}
 
-    fn address(&self, local: &str, record: Record<'_>) -> Address {
-        // An alias is kept as it compares, which is without its quotes.
-        Address::from_parts(local, self.domain(record).clone())
-            .or_else(|_| {
-                let quoted = format!("\"{}\"", local.replace('\\', "\\\\").replace('"', "\\\""));
-                Address::from_parts(&quoted, self.domain(record).clone())
-            })
-            .expect("a local part that was an Address before is one again")
-    }
+fn address(names: &Names, local: &str, record: Record<'_>) -> Address {
+    let domain = names.domain(record.domain());
+    // An alias is kept as it compares, which is without its quotes.
+    Address::from_parts(local, domain.clone())
+        .or_else(|_| {
+            let quoted = format!("\"{}\"", local.replace('\\', "\\\\").replace('"', "\\\""));
+            Address::from_parts(&quoted, domain.clone())
+        })
+        .expect("a local part that was an Address before is one again")
 }
 
 /// At most 64 octets as written; lower case may make some letters longer, never four times.
@@ -228,8 +268,8 @@ impl<'a> Record<'a> {
         self.has(flag::ALIAS)
     }
 
-    fn domain(&self) -> usize {
-        self.number(2) as usize
+    fn domain(&self) -> u32 {
+        self.number(2)
     }
 
     fn key(&self) -> &'a str {
@@ -294,6 +334,11 @@ impl Slots {
         entries + entries / 4 + 1 >= self.0.len()
     }
 
+    /// Whether it is hardly larger than a new one would be.
+    fn fits(&self, entries: usize) -> bool {
+        self.0.len() <= entries + entries / 4 + entries / 8 + 1
+    }
+
     fn put(&mut self, hash: u64, offset: usize) {
         let mut at = self.start(hash);
         while self.0[at] != 0 {
@@ -336,27 +381,25 @@ fn tag(hash: u64) -> u64 {
     hash << TAG_SHIFT
 }
 
-/// Values that many records share, by number.
-#[derive(Debug)]
-struct Interned<T> {
-    values: Vec<T>,
-    numbers: HashMap<T, usize>,
+/// The few codes that millions of users share, by number.
+#[derive(Debug, Default)]
+struct Locations {
+    codes: Vec<Box<str>>,
+    numbers: HashMap<Box<str>, u16>,
 }
 
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Self { values: Vec::new(), numbers: HashMap::new() }
-    }
-}
-
-impl<T: Clone + Eq + std::hash::Hash> Interned<T> {
-    fn number(&mut self, value: &T) -> usize {
-        if let Some(number) = self.numbers.get(value) {
+impl Locations {
+    fn number(&mut self, code: &str) -> u16 {
+        if let Some(number) = self.numbers.get(code) {
             return *number;
         }
-        self.values.push(value.clone());
-        self.numbers.insert(value.clone(), self.values.len() - 1);
-        self.values.len() - 1
+        // 65,534 different codes are no directory; the rest count as unknown, as any nonsense does.
+        let number = u16::try_from(self.codes.len()).unwrap_or(NOWHERE).min(NOWHERE - 1);
+        if number < NOWHERE - 1 {
+            self.codes.push(code.into());
+            self.numbers.insert(code.into(), number);
+        }
+        number
     }
 }
 
@@ -367,6 +410,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Users with the names of their domains.
+    #[derive(Default)]
+    struct People {
+        users: Users,
+        names: Names,
+    }
+
+    impl People {
+        fn add(&mut self, user: &User, aliases: &[Address]) -> Result<(), Taken> {
+            self.users.add(&mut self.names, user, aliases)
+        }
+
+        fn by_address(&self, address: &Address, subaddress: Option<char>) -> Option<User> {
+            self.users.by_address(&self.names, address, subaddress)
+        }
+
+        fn contains(&self, address: &Address) -> bool {
+            self.users.contains(&self.names, address)
+        }
+
+        fn iter(&self) -> impl Iterator<Item = (User, Vec<Address>)> + '_ {
+            self.users.iter(&self.names)
+        }
+    }
 
     fn address(text: &str) -> Address {
         Address::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -382,7 +450,7 @@ mod tests {
 
     #[test]
     fn users_are_found_by_any_of_their_addresses_and_come_out_as_they_went_in() {
-        let mut users = Users::default();
+        let mut users = People::default();
         let anna = user("Anna.Karenina@contoso.com", Some("EUR"));
         let bob =
             User { licenses: Licenses { multi_geo: false, mail: true }, ..user("bob@contoso.com", None) };
@@ -390,7 +458,7 @@ mod tests {
         users.add(&anna, &[address("anna@contoso.com"), address("\"the anna\"@contoso.com")]).expect("free");
         users.add(&bob, &[]).expect("free");
         users.add(&quoted, &[address("ab@contoso.com")]).expect("free");
-        users.shrink();
+        users.users.shrink();
         for (asked, owner) in [
             ("anna.karenina@contoso.com", &anna),
             ("ANNA@Contoso.com", &anna),
@@ -414,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_subaddress_is_its_user_only_when_the_exact_address_is_nobodys() {
-        let mut users = Users::default();
+        let mut users = People::default();
         users.add(&user("anna@contoso.com", None), &[]).expect("free");
         users.add(&user("anna+list@contoso.com", None), &[]).expect("free");
         let primary = |asked: &str, separator| {
@@ -429,25 +497,25 @@ mod tests {
 
     #[test]
     fn an_address_belongs_to_one_user_only() {
-        let mut users = Users::default();
+        let mut users = People::default();
         users.add(&user("anna@contoso.com", None), &[address("a@contoso.com")]).expect("free");
         assert_eq!(users.add(&user("A@contoso.com", None), &[]), Err(Taken));
         assert_eq!(users.add(&user("bob@contoso.com", None), &[address("\"anna\"@contoso.com")]), Err(Taken));
-        assert_eq!(users.len(), 1);
+        assert_eq!(users.users.len(), 1);
         assert!(!users.contains(&address("bob@contoso.com")), "a refused user leaves nothing behind");
     }
 
     #[test]
     fn ten_million_users_would_fit_in_a_gibibyte() {
-        let mut users = Users::default();
+        let mut users = People::default();
         const COUNT: usize = 20_000;
         for number in 0..COUNT {
             let primary = format!("firstname.lastname{number}@tenant{}.example.com", number / 100);
             let alias = address(&format!("f.lastname{number}@tenant{}.example.com", number / 100));
             users.add(&user(&primary, Some("EUR")), &[alias]).expect("free");
         }
-        users.shrink();
-        let bytes = users.records.capacity() + users.slots.0.capacity() * size_of::<u64>();
+        users.users.shrink();
+        let bytes = users.users.records.capacity() + users.users.slots.0.capacity() * size_of::<u64>();
         assert!(bytes / COUNT < 100, "{} bytes a user with an alias", bytes / COUNT);
     }
 
@@ -457,7 +525,7 @@ mod tests {
             locals in proptest::collection::vec("[a-cA-C]{1,3}(\\+[a-c])?", 1..300),
             asked in proptest::collection::vec("[a-dA-D]{1,3}", 1..100),
         ) {
-            let mut users = Users::default();
+            let mut users = People::default();
             let mut plain: HashMap<String, User> = HashMap::new();
             for local in locals {
                 let user = user(&format!("{local}@contoso.com"), Some(&local));
@@ -465,7 +533,7 @@ mod tests {
                 prop_assert_eq!(users.add(&user, &[]), expected);
                 plain.entry(user.primary.key()).or_insert(user);
             }
-            let check = |users: &Users| {
+            let check = |users: &People| {
                 for local in &asked {
                     let address = address(&format!("{local}@contoso.com"));
                     assert_eq!(users.by_address(&address, None), plain.get(&address.key()).cloned());
@@ -473,7 +541,9 @@ mod tests {
                 assert_eq!(users.iter().count(), plain.len());
             };
             check(&users);
-            users.shrink();
+            users.users.expect(1_000, 1_000);
+            check(&users);
+            users.users.shrink();
             check(&users);
         }
     }

@@ -103,6 +103,13 @@ impl fmt::Debug for Domain {
     }
 }
 
+/// For tables with domains as keys; it compares and hashes as its text does.
+impl std::borrow::Borrow<str> for Domain {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<Domain> for String {
     fn from(domain: Domain) -> Self {
         domain.0.as_ref().to_owned()

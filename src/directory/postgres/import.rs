@@ -52,7 +52,7 @@ impl Desk {
         work.regions(regions).await?;
         work.users_aside(table).await?;
         let tenants = match text {
-            Some(text) => Some(tenants_of(text)?),
+            Some(text) => Some(tenants_of(text, table)?),
             None => None,
         };
         work.addresses_away(tenants.as_ref()).await?;
@@ -242,10 +242,11 @@ impl Work<'_> {
     async fn outline(&mut self, file: &Tenants) -> Result<(), Trouble> {
         let Tenants { ids, tenants, allowed, domains, inbound, networks, outbound } = file;
         let columns = "default_region, multi_geo, in_region_routing, subscription, residency, accept_ipv6,
-                       reject_direct_send, route_all_via_on_premises, more";
+                       reject_direct_send, route_all_via_on_premises, messages_per_minute, more";
         let rows = "jsonb_to_recordset($1) AS i (id text, default_region text, multi_geo boolean,
                     in_region_routing boolean, subscription boolean, residency text, accept_ipv6 boolean,
-                    reject_direct_send boolean, route_all_via_on_premises boolean, more jsonb)";
+                    reject_direct_send boolean, route_all_via_on_premises boolean, messages_per_minute bigint,
+                    more jsonb)";
         self.imported.tenants.changed = self.update("tenant", "i.id = t.id", columns, rows, tenants).await?;
         self.imported.tenants.added =
             self.insert("tenant", "i.id = t.id", &format!("id, {columns}"), rows, tenants).await?;
@@ -301,10 +302,12 @@ impl Work<'_> {
 
         let same = "i.tenant = t.tenant AND i.name = t.name";
         let columns = "type, certificate_names, sender_domains, require_tls, restrict_to_ip,
-                       restrict_to_certificate, more";
+                       restrict_to_certificate, trusted_headers, associated_domains, skip_last_ip, skip_ips,
+                       users, more";
         let rows = "jsonb_to_recordset($1) AS i (tenant text, name text, type text, certificate_names text[],
                     sender_domains text[], require_tls boolean, restrict_to_ip boolean,
-                    restrict_to_certificate boolean, more jsonb)";
+                    restrict_to_certificate boolean, trusted_headers boolean, associated_domains text[],
+                    skip_last_ip boolean, skip_ips text[], users text[], more jsonb)";
         let counts = &mut Counts::default();
         counts.removed += self.remove("inbound_connector", same, rows, inbound, ids).await?;
         counts.changed += self.update("inbound_connector", same, columns, rows, inbound).await?;
@@ -315,9 +318,12 @@ impl Work<'_> {
         let rows = "jsonb_to_recordset($1) AS i (tenant text, connector text, network cidr)";
         self.remove("inbound_network", network, rows, networks, ids).await?;
         self.insert("inbound_network", network, "tenant, connector, network", rows, networks).await?;
-        let columns = "recipient_domains, smart_hosts, tls, more";
-        let rows = "jsonb_to_recordset($1) AS i (tenant text, name text, recipient_domains text[],
-                    smart_hosts text[], tls text, more jsonb)";
+        let columns =
+            "type, recipient_domains, all_accepted_domains, route_all_via_on_premises, smart_hosts, tls,
+                       ca, returns_by, more";
+        let rows = "jsonb_to_recordset($1) AS i (tenant text, name text, type text, recipient_domains text[],
+                    all_accepted_domains boolean, route_all_via_on_premises boolean, smart_hosts text[], tls text,
+                    ca text, returns_by text, more jsonb)";
         counts.removed += self.remove("outbound_connector", same, rows, outbound, ids).await?;
         counts.changed += self.update("outbound_connector", same, columns, rows, outbound).await?;
         counts.added += self
@@ -400,7 +406,7 @@ struct Addresses {
 }
 
 /// The rows that a directory file stands for. It has been read without a mistake before.
-fn tenants_of(text: &str) -> Result<Tenants, Trouble> {
+fn tenants_of(text: &str, read: &Table) -> Result<Tenants, Trouble> {
     let file: toml::Table =
         text.parse().map_err(|error: toml::de::Error| Trouble::Refused(error.to_string()))?;
     let (mut ids, mut rows, mut allowed, mut domains) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -439,6 +445,11 @@ fn tenants_of(text: &str) -> Result<Tenants, Trouble> {
         for connector in tables(tenant, "outbound_connector") {
             let mut row = row_of(connector, OUTBOUND);
             row.insert("tenant".to_owned(), id.clone().into());
+            // As it was read: the text's is relative to a file that nodes do not have.
+            let name = text_of(connector, "name");
+            let connectors = read.tenant(&id).into_iter().flat_map(|tenant| &tenant.outbound_connectors);
+            let ca = connectors.filter(|one| Some(&*one.name) == name).find_map(|one| one.ca.as_deref());
+            row.insert("ca".to_owned(), ca.map(|path| path.display().to_string()).into());
             outbound.push(Value::Object(row));
         }
         rows.push(Value::Object(row_of(tenant, TENANT)));
@@ -484,6 +495,7 @@ const TENANT: &Columns = &Columns {
         ("accept_ipv6", Default::No),
         ("reject_direct_send", Default::No),
         ("route_all_via_on_premises", Default::No),
+        ("messages_per_minute", Default::Null),
     ],
     elsewhere: &["allowed_regions", "domain", "user", "inbound_connector", "outbound_connector"],
 };
@@ -509,15 +521,25 @@ const INBOUND: &Columns = &Columns {
         ("require_tls", Default::No),
         ("restrict_to_ip", Default::No),
         ("restrict_to_certificate", Default::No),
+        ("trusted_headers", Default::No),
+        ("associated_domains", Default::NoTexts),
+        ("skip_last_ip", Default::No),
+        ("skip_ips", Default::NoTexts),
+        ("users", Default::NoTexts),
     ],
     elsewhere: &["source_ips"],
 };
 const OUTBOUND: &Columns = &Columns {
     with: &[
         ("name", Default::Null),
+        ("type", Default::Word("on-premises")),
         ("recipient_domains", Default::NoTexts),
+        ("all_accepted_domains", Default::No),
+        ("route_all_via_on_premises", Default::No),
         ("smart_hosts", Default::NoTexts),
         ("tls", Default::Word("verify")),
+        ("ca", Default::Null),
+        ("returns_by", Default::Null),
     ],
     elsewhere: &[],
 };

@@ -190,7 +190,8 @@ pub(super) fn trouble(error: tokio_postgres::Error) -> Trouble {
         for more in [said.detail(), said.hint()].into_iter().flatten() {
             write!(text, "; {more}").expect("a String takes it");
         }
-        if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(said.code()) {
+        let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_COLUMN];
+        if missing.contains(said.code()) {
             text.push_str("; `landfall directory migrate` puts the schema in place");
         }
         let ends = matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic));

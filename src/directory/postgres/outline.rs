@@ -24,20 +24,26 @@ pub(super) async fn read(client: &mut Client) -> Result<Outline, Trouble> {
     let query = async |sql: &str| transaction.query(sql, &[]).await.map_err(trouble);
     let regions = query("SELECT code FROM landfall.region ORDER BY code").await?;
     let regions = regions.iter().filter_map(|row| Region::parse(row.get(0))).collect();
+    // Rows as documents: a schema that `migrate` has not brought up to date yet is read as well.
     let mut tenants = Tenants::default();
-    for row in query("SELECT * FROM landfall.tenant ORDER BY place, id").await? {
+    for row in query("SELECT id, to_jsonb(t) FROM landfall.tenant t ORDER BY place, id").await? {
         tenants.add(&row);
     }
-    for row in query("SELECT * FROM landfall.tenant_region ORDER BY tenant, place").await? {
-        tenants.of(&row).push("allowed_regions", text(&row, "region"));
+    for row in query("SELECT tenant, region FROM landfall.tenant_region ORDER BY tenant, place").await? {
+        tenants.of(&row).push("allowed_regions", Value::String(row.get("region")));
     }
     for row in query(
-        "SELECT *, (extract(epoch FROM mail_flow_region_changed_at) * 1000)::bigint AS changed_at
-         FROM landfall.domain ORDER BY tenant, name",
+        "SELECT tenant, to_jsonb(d), (extract(epoch FROM mail_flow_region_changed_at) * 1000)::bigint AS changed_at
+         FROM landfall.domain d ORDER BY tenant, name",
     )
     .await?
     {
-        tenants.of(&row).push("domain", Value::Table(domain(&row)));
+        let mut table = keys(&row);
+        if let Some(millis) = row.get("changed_at") {
+            let moment = Timestamp::from_millis(millis).to_string();
+            table.insert("mail_flow_region_changed_at".to_owned(), Value::String(moment));
+        }
+        tenants.of(&row).push("domain", Value::Table(table));
     }
     let mut networks: HashMap<(String, String), Vec<Value>> = HashMap::new();
     for row in query(
@@ -47,12 +53,22 @@ pub(super) async fn read(client: &mut Client) -> Result<Outline, Trouble> {
     {
         networks.entry((row.get(0), row.get(1))).or_default().push(Value::String(row.get(2)));
     }
-    for row in query("SELECT * FROM landfall.inbound_connector ORDER BY tenant, place, name").await? {
-        let networks = networks.remove(&(row.get("tenant"), row.get("name")));
-        tenants.of(&row).push("inbound_connector", Value::Table(inbound_connector(&row, networks)));
+    for row in query(
+        "SELECT tenant, to_jsonb(c), name FROM landfall.inbound_connector c ORDER BY tenant, place, name",
+    )
+    .await?
+    {
+        let mut table = keys(&row);
+        if let Some(networks) = networks.remove(&(row.get("tenant"), row.get("name"))) {
+            table.insert("source_ips".to_owned(), Value::Array(networks));
+        }
+        tenants.of(&row).push("inbound_connector", Value::Table(table));
     }
-    for row in query("SELECT * FROM landfall.outbound_connector ORDER BY tenant, place, name").await? {
-        tenants.of(&row).push("outbound_connector", Value::Table(outbound_connector(&row)));
+    for row in
+        query("SELECT tenant, to_jsonb(c) FROM landfall.outbound_connector c ORDER BY tenant, place, name")
+            .await?
+    {
+        tenants.of(&row).push("outbound_connector", Value::Table(keys(&row)));
     }
     transaction.commit().await.map_err(trouble)?;
     Ok(Outline { text: tenants.write()?, regions })
@@ -80,22 +96,8 @@ impl Tree {
 
 impl Tenants {
     fn add(&mut self, row: &Row) {
-        let mut table = more(row);
-        table.insert("id".to_owned(), text(row, "id"));
-        table.insert("default_region".to_owned(), text(row, "default_region"));
-        table.insert("residency".to_owned(), text(row, "residency"));
-        for key in [
-            "multi_geo",
-            "in_region_routing",
-            "subscription",
-            "accept_ipv6",
-            "reject_direct_send",
-            "route_all_via_on_premises",
-        ] {
-            table.insert(key.to_owned(), Value::Boolean(row.get(key)));
-        }
         self.places.insert(row.get("id"), self.tables.len());
-        self.tables.push(Tree(table));
+        self.tables.push(Tree(keys(row)));
     }
 
     /// The tenant that this row belongs to: a foreign key says that there is one.
@@ -111,69 +113,18 @@ impl Tenants {
     }
 }
 
-fn domain(row: &Row) -> Table {
-    let mut table = more(row);
-    table.insert("name".to_owned(), text(row, "name"));
-    table.insert("type".to_owned(), text(row, "type"));
-    for key in ["match_subdomains", "sending_to_disabled", "accept_ipv6"] {
-        if let Some(flag) = row.get(key) {
-            table.insert(key.to_owned(), Value::Boolean(flag));
-        }
-    }
-    for key in ["mail_flow_region", "previous_mail_flow_region"] {
-        if let Some(code) = row.get(key) {
-            table.insert(key.to_owned(), Value::String(code));
-        }
-    }
-    if let Some(millis) = row.get("changed_at") {
-        let moment = Timestamp::from_millis(millis).to_string();
-        table.insert("mail_flow_region_changed_at".to_owned(), Value::String(moment));
-    }
-    table
-}
-
-fn inbound_connector(row: &Row, networks: Option<Vec<Value>>) -> Table {
-    let mut table = more(row);
-    table.insert("name".to_owned(), text(row, "name"));
-    table.insert("type".to_owned(), text(row, "type"));
-    for key in ["require_tls", "restrict_to_ip", "restrict_to_certificate"] {
-        table.insert(key.to_owned(), Value::Boolean(row.get(key)));
-    }
-    texts(row, "certificate_names", &mut table);
-    texts(row, "sender_domains", &mut table);
-    if let Some(networks) = networks {
-        table.insert("source_ips".to_owned(), Value::Array(networks));
-    }
-    table
-}
-
-fn outbound_connector(row: &Row) -> Table {
-    let mut table = more(row);
-    table.insert("name".to_owned(), text(row, "name"));
-    table.insert("tls".to_owned(), text(row, "tls"));
-    texts(row, "recipient_domains", &mut table);
-    texts(row, "smart_hosts", &mut table);
-    table
-}
-
-fn text(row: &Row, column: &str) -> Value {
-    Value::String(row.get(column))
-}
-
-fn texts(row: &Row, column: &str, table: &mut Table) {
-    if let Some(list) = row.get::<_, Option<Vec<String>>>(column)
-        && !list.is_empty()
-    {
-        table.insert(column.to_owned(), Value::Array(list.into_iter().map(Value::String).collect()));
-    }
-}
-
-/// The keys that have no column.
-fn more(row: &Row) -> Table {
-    match from_json(row.get("more")) {
-        Some(Value::Table(table)) => table,
+/// The columns that are keys of the file form, and those that have no column. What is null or an empty list is
+/// left out, as in a file.
+fn keys(row: &Row) -> Table {
+    let Some(Value::Table(mut columns)) = from_json(row.get("to_jsonb")) else { return Table::new() };
+    let mut table = match columns.remove("more") {
+        Some(Value::Table(more)) => more,
         Some(_) | None => Table::new(),
-    }
+    };
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    let is_key = |key: &str, value: &Value| key != "place" && key != "tenant" && !is_empty(value);
+    table.extend(columns.into_iter().filter(|(key, value)| is_key(key, value)));
+    table
 }
 
 /// TOML has no null: such a key is left out.
