@@ -28,7 +28,7 @@ fn builder(store: &str) -> (Builder, SocketAddr) {
     let admin = free_address();
     let builder = Edge::builder("EUR").directory(CONTOSO).store(&[store]).with(&format!(
         "[region.EUR]\nmode = \"inline\"\ntls = \"off\"\n[admin]\naddress = \"{admin}\"\n\
-         [queue]\nfirst_intervals = [\"1s\"]\n[deadlines]\ninline = \"1s\""
+         [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n[deadlines]\ninline = \"1s\""
     ));
     (builder, admin)
 }
@@ -464,10 +464,13 @@ fn rule_86_kill_9_in_the_stream_loses_nothing_that_was_acknowledged() {
     for sender in senders {
         sender.join().expect("a sender that ends by itself");
     }
-    edge.wait_for_empty_queue();
-    let arrived: BTreeSet<String> =
-        sink.taken().iter().filter_map(|taken| taken.message.header("Message-ID")).collect();
     let acknowledged = acknowledged.lock().expect("no sender panics").clone();
-    let lost: Vec<_> = acknowledged.difference(&arrived).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged are lost: {lost:?}", lost.len(), acknowledged.len());
+    // What was acknowledged last may still be on its way into the queue: the place where messages end is
+    // looked at, not whether the queue is empty.
+    until("every acknowledged message at the store", || {
+        let arrived: BTreeSet<String> =
+            sink.taken().iter().filter_map(|taken| taken.message.header("Message-ID")).collect();
+        acknowledged.is_subset(&arrived).then_some(())
+    });
+    edge.wait_for_empty_queue();
 }

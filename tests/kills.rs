@@ -46,7 +46,7 @@ fn rule_86_kill_9_under_load_loses_nothing_that_was_acknowledged() {
     let mut edge = Edge::builder("EUR")
         .directory(CONTOSO)
         .relay("NAM", sink.address)
-        .with("[queue]\nfirst_intervals = [\"1s\"]")
+        .with("[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     let acknowledged = Acknowledged::default();
     let over = Arc::new(AtomicBool::new(false));
@@ -97,7 +97,7 @@ fn what_waits_is_there_after_an_orderly_stop() {
     let mut edge = Edge::builder("EUR")
         .directory(CONTOSO)
         .relay("NAM", at)
-        .with("[queue]\nfirst_intervals = [\"1s\"]")
+        .with("[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     let mut client = edge.client();
     for number in 0..10 {
@@ -159,7 +159,7 @@ fn rule_60_a_full_disk_refuses_for_now_and_keeps_what_was_acknowledged() {
         .relay("NAM", at)
         .with(&format!(
             "[node]\nstate_dir = {:?}\n[spool]\nsegment_size = \"1MiB\"\nmin_free = \"1MiB\"\n\
-             [queue]\nfirst_intervals = [\"1s\"]",
+             [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"",
             disk.path()
         ))
         .start();

@@ -264,7 +264,7 @@ fn never_is_never() {
     let edge = edge()
         .relay("NAM", sink.address)
         .relay("GBR", free_address())
-        .with("[queue]\ndelay_dsn_after = \"1s\"\nexpire_after = \"2s\"\nfirst_intervals = [\"1s\"]")
+        .with("[queue]\ndelay_dsn_after = \"1s\"\nexpire_after = \"2s\"\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     let mut client = edge.client();
     say(
@@ -302,7 +302,7 @@ fn a_notice_survives_kill_9() {
     let mut edge = edge()
         .relay("NAM", refusing.address)
         .relay("GBR", home)
-        .with("[queue]\nfirst_intervals = [\"1s\"]")
+        .with("[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     send(&edge, "<gail@contoso.com>", &["<ben@contoso.com>"], letter("from afar"));
     until("the notice to be owed", || edge.log().contains("\"event\":\"notified\"").then_some(()));

@@ -60,7 +60,7 @@ fn dovecot_gets_every_byte_and_answers_for_each_recipient() {
     let edge = Edge::builder("EUR")
         .directory(&directory)
         .store(&[&dovecot.url()])
-        .with("[region.EUR]\ntls = \"off\"\n[queue]\nfirst_intervals = [\"1s\"]")
+        .with("[region.EUR]\ntls = \"off\"\n[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     let message = fragile();
     // Olga is in the directory and not in Dovecot: its 550 fails her alone, and Anna, who wrote, is told.
@@ -168,7 +168,12 @@ fn two_regions(directory_of_nam: &str) -> (Edge, Edge) {
     let nam = Edge::builder("NAM").directory(directory_of_nam);
     let (eur_address, nam_address) = (eur.address(), nam.address());
     let nam = nam.relay("EUR", eur_address).with("[region.EUR]\npeers = [\"127.0.0.0/8\"]");
-    (eur.relay("NAM", nam_address).with("[queue]\nfirst_intervals = [\"1s\"]").start(), nam.start())
+    (
+        eur.relay("NAM", nam_address)
+            .with("[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
+            .start(),
+        nam.start(),
+    )
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn an_upgrade_refuses_nobody_and_keeps_what_waits() {
     let sink_to_be = free_address();
     let mut edge = edge()
         .store(&[&format!("smtp://{sink_to_be}")])
-        .with("[region.EUR]\ntls = \"off\"\n[queue]\nfirst_intervals = [\"1s\"]")
+        .with("[region.EUR]\ntls = \"off\"\n[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
     let mut client = edge.client();
     client.deliver("you@example.org", &["anna@contoso.com"], letter("before"));
