@@ -62,13 +62,6 @@ impl Settings {
         regions
     }
 
-    /// The settings of the node's own region.
-    pub fn own_region(&self) -> &RegionSettings {
-        self.regions
-            .get(&self.node.region)
-            .expect("a configuration without its own region's store is refused")
-    }
-
     /// The certificates to use: those given, else the self-signed pair's place, else none.
     pub fn certificate_files(&self) -> Vec<CertificateFiles> {
         if self.tls.certificates.is_empty() && self.tls.self_signed {

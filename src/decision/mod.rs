@@ -112,34 +112,6 @@ impl Reason {
         }
     }
 
-    /// Whether what was asked failed to answer, rather than answered no (rule 20).
-    pub fn is_lookup_failure(&self) -> bool {
-        match self {
-            Self::DomainLookupFailed | Self::RecipientLookupFailed => true,
-            Self::RelayDenied
-            | Self::UnknownRecipient
-            | Self::SendingDisabled
-            | Self::WrongRegion
-            | Self::MixedRegions
-            | Self::PartnerRestricted
-            | Self::DirectSendForbidden
-            | Self::TlsNeeded
-            | Self::ComesAlone
-            | Self::Ipv6NotAccepted(_)
-            | Self::Ipv6WithoutPtr
-            | Self::Ipv6Unauthenticated
-            | Self::DmarcRejected(_)
-            | Self::HeaderUnreadable
-            | Self::NoSubscription
-            | Self::Overloaded
-            | Self::NoRoute
-            | Self::InsufficientResources
-            | Self::Limited(_)
-            | Self::BlockListed { .. }
-            | Self::BlockListedForNow { .. } => false,
-        }
-    }
-
     /// The limit of `[limits]` that it is about.
     pub fn limit(&self) -> Option<Limit> {
         match self {

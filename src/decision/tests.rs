@@ -301,24 +301,6 @@ fn rule_19_a_home_region_without_a_route() {
 }
 
 #[test]
-fn rule_20_a_failed_lookup_is_told_apart_from_every_refusal() {
-    for reason in [Reason::DomainLookupFailed, Reason::RecipientLookupFailed] {
-        assert!(reason.is_lookup_failure());
-    }
-    for reason in [
-        Reason::RelayDenied,
-        Reason::UnknownRecipient,
-        Reason::WrongRegion,
-        Reason::NoRoute,
-        Reason::PartnerRestricted,
-        Reason::DirectSendForbidden,
-        Reason::TlsNeeded,
-    ] {
-        assert!(!reason.is_lookup_failure());
-    }
-}
-
-#[test]
 fn rule_21_the_old_region_accepts_while_a_change_propagates() {
     let moved = |minutes_ago: i64, previous: Option<&str>| AcceptedDomain {
         mail_flow_region_changed_at: Some(Timestamp::from_millis(now().millis() - minutes_ago * 60_000)),

@@ -101,7 +101,8 @@ impl Counters {
     }
 
     /// What the table takes at most.
-    pub fn bytes_limit(&self) -> usize {
+    #[cfg(test)]
+    fn bytes_limit(&self) -> usize {
         SHARDS * self.sets_per_shard * WAYS * size_of::<Slot>()
     }
 

@@ -66,14 +66,6 @@ impl Endpoint {
             _ => Err(EndpointError::UnknownScheme),
         }
     }
-
-    /// LMTP and Maildir are final delivery: Return-Path is added there and nowhere else (spec, section 6).
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Smtp { .. } | Self::Smtps { .. } => false,
-            Self::Lmtp { .. } | Self::LmtpUnix(_) | Self::Maildir(_) => true,
-        }
-    }
 }
 
 fn host_port(text: &str, default: u16) -> Result<(String, u16), EndpointError> {

@@ -209,12 +209,6 @@ impl Session {
         )
     }
 
-    /// Whether it was told to leave and nothing holds it any more. The next command but QUIT would be
-    /// answered so; when none waits, tell it again instead of waiting for one.
-    pub fn wants_to_leave(&self) -> bool {
-        self.leaving.is_some() && matches!(self.phase, Phase::Greeted | Phase::Ready)
-    }
-
     fn connected(&mut self) -> Action {
         assert!(matches!(self.phase, Phase::Connecting), "a session is connected once");
         self.phase = Phase::Greeted;
@@ -771,13 +765,11 @@ mod tests {
     }
 
     #[test]
-    fn who_was_told_to_leave_wants_to_once_the_transaction_is_over() {
+    fn who_was_told_to_leave_is_sent_away_once_the_transaction_is_over() {
         let mut session = session(Limits::default());
         mail(&mut session, "MAIL FROM:<>");
         assert_eq!(session.on(Input::TooOld), Action::Continue);
-        assert!(!session.wants_to_leave());
         session.on(Input::Line(b"RSET"));
-        assert!(session.wants_to_leave());
         assert_eq!(session.on(Input::TooOld), Action::Close(Reply::SessionTooOld.into()));
     }
 

@@ -177,15 +177,6 @@ impl Reply {
     pub fn is_refusal(self) -> bool {
         self.code() >= 400
     }
-
-    pub fn is_temporary(self) -> bool {
-        (400..500).contains(&self.code())
-    }
-
-    /// Nothing may follow it on the connection (RFC 5321 §3.8).
-    pub fn closes(self) -> bool {
-        matches!(self.code(), 221 | 421)
-    }
 }
 
 impl fmt::Display for Reply {
