@@ -17,8 +17,8 @@ use landfall::directory::{Directory, Table};
 use landfall::dns::{self, Resolver};
 use landfall::inquiry::{Asked, Circumstances, Inquiry};
 use landfall::mail::{
-    AcceptedDomain, Address, BodyType, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop,
-    NextHopName, Peer, Priority, Recipient, Region, Residency, Tenant, TlsLevel, Transport, User,
+    AcceptedDomain, Address, Domain, DomainKind, Endpoint, Envelope, Licenses, NextHop, NextHopName, Peer,
+    Priority, Recipient, Region, Residency, Tenant, TlsLevel, User,
 };
 use landfall::queue::Backoff;
 use landfall::session::{Input, Limits, Ruling, Session, Terms, TlsOffer};
@@ -241,20 +241,13 @@ fn spool(criterion: &mut Criterion) {
 
 fn envelope(id: landfall::mail::MessageId) -> Envelope {
     Envelope {
-        id,
-        received_at: Timestamp::from_millis(1_800_000_000_000),
-        sender: Some(address("load@sender.example")),
-        recipients: vec![Recipient::new(address("anna@contoso.com"))],
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        ret: None,
-        envid: None,
-        transport: Transport::Incoming,
-        tenant: None,
-        connector: None,
-        spf: None,
-        require_tls: false,
         peer: Some(Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        ..Envelope::new(
+            id,
+            Timestamp::from_millis(1_800_000_000_000),
+            Some(address("load@sender.example")),
+            vec![Recipient::new(address("anna@contoso.com"))],
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use landfall::chance::Chance;
 use landfall::clock::{Clock, Timestamp};
-use landfall::mail::{Address, BodyType, Envelope, MessageId, Recipient, RemoteReply, Status, Transport};
+use landfall::mail::{Address, Envelope, MessageId, Recipient, RemoteReply, Status};
 use landfall::spool::{
     Accepted, Content, Disk, End, Error, Fault, FaultKind, Finding, Lasting, NotStored, Notice, Operation,
     Pressure, RecipientProgress, Recorder, Recovered, Settings, Spool,
@@ -52,22 +52,12 @@ fn try_open(dir: &Path) -> Result<(Spool, Recovered, Arc<Recorder>), Error> {
 
 fn envelope(recipients: usize) -> Envelope {
     let address = |n: usize| Address::parse(&format!("r{n}@contoso.example")).expect("an address");
-    Envelope {
-        id: MessageId::from_raw(0),
-        received_at: Timestamp::from_millis(1_800_000_000_000),
-        sender: Some(Address::parse("anna@example.net").expect("an address")),
-        recipients: (0..recipients).map(|n| Recipient::new(address(n))).collect(),
-        body: BodyType::default(),
-        smtputf8: false,
-        ret: None,
-        envid: None,
-        transport: Transport::Incoming,
-        tenant: None,
-        connector: None,
-        spf: None,
-        require_tls: false,
-        peer: None,
-    }
+    Envelope::new(
+        MessageId::from_raw(0),
+        Timestamp::from_millis(1_800_000_000_000),
+        Some(Address::parse("anna@example.net").expect("an address")),
+        (0..recipients).map(|n| Recipient::new(address(n))).collect(),
+    )
 }
 
 fn body(chance: &mut Chance, len: usize) -> Vec<u8> {

@@ -16,8 +16,8 @@ use crate::daemon;
 use crate::delivery::{Courier, Delivery, Parcel, Services, Wanted, probe};
 use crate::dns::{Meter, Resolver};
 use crate::mail::{
-    Address, BodyType, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome, Recipient,
-    Tenant, Transport,
+    Address, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome, Recipient, Tenant,
+    Transport,
 };
 use crate::spool::{Body, Content};
 
@@ -231,19 +231,13 @@ async fn send(
 
 fn envelope(settings: &Settings, tenant: &Tenant, recipient: &Address, now: Timestamp) -> Envelope {
     Envelope {
-        id: MessageId::at(now),
-        received_at: now,
-        sender: Some(Address::postmaster_at(settings.node.hostname.clone())),
-        recipients: vec![Recipient::new(recipient.clone())],
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        ret: None,
-        envid: None,
         transport: Transport::Originating,
         tenant: Some(tenant.id.as_ref().into()),
-        connector: None,
-        spf: None,
-        require_tls: false,
-        peer: None,
+        ..Envelope::new(
+            MessageId::at(now),
+            now,
+            Some(Address::postmaster_at(settings.node.hostname.clone())),
+            vec![Recipient::new(recipient.clone())],
+        )
     }
 }

@@ -21,7 +21,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Settings;
 use crate::delivery::{Counts, Ledger, Services};
 use crate::dns::{Answer, Resolver};
-use crate::mail::{Address, BodyType, Envelope, Recipient, Transport};
+use crate::mail::{Address, Envelope, Recipient, Transport};
 use crate::report::{Event, Reporter};
 use crate::spool::{Accepted, Notice, Spool};
 
@@ -199,20 +199,8 @@ impl Desk {
             )
             .map_err(|error| error.to_string())?;
         let envelope = Envelope {
-            id: self.spool.mint(),
-            received_at: self.clock.now(),
-            sender: None,
-            recipients: vec![Recipient::new(recipient)],
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
             transport: Transport::Notice,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
+            ..Envelope::new(self.spool.mint(), self.clock.now(), None, vec![Recipient::new(recipient)])
         };
         let notice = Notice { envelope, content: content.into() };
         let accepted = self.spool.store_notice(notice).await.map_err(|error| format!("{error:?}"))?;

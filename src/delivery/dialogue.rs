@@ -794,28 +794,18 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::mail::{Envelope, MessageId, Notify, Recipient, Transport};
+    use crate::mail::{Envelope, MessageId, Notify, Recipient};
     use crate::smtp::response::ResponseReader;
     use crate::spool::{Body, Content};
 
     fn envelope(recipients: &[&str]) -> Envelope {
         let address = |text: &str| Address::parse(text).expect("an address");
-        Envelope {
-            id: MessageId::from_raw(1),
-            received_at: Timestamp::from_millis(0),
-            sender: Some(address("s@a.example")),
-            recipients: recipients.iter().map(|text| Recipient::new(address(text))).collect(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
-        }
+        Envelope::new(
+            MessageId::from_raw(1),
+            Timestamp::from_millis(0),
+            Some(address("s@a.example")),
+            recipients.iter().map(|text| Recipient::new(address(text))).collect(),
+        )
     }
 
     fn dialogue(protocol: Protocol, tls: TlsLevel) -> Dialogue {

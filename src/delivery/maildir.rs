@@ -277,7 +277,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::delivery::Patience;
     use crate::dns::Resolver;
-    use crate::mail::{BodyType, Envelope, MessageId, Recipient, Transport};
+    use crate::mail::{Envelope, MessageId, Recipient};
     use crate::net::{ClientTls, Network, Roots};
     use crate::spool::{Body, Content};
 
@@ -296,22 +296,12 @@ mod tests {
 
     async fn put(root: &Path, recipients: &[&str], content: &Content) -> Delivery {
         let address = |text: &str| Address::parse(text).expect("an address");
-        let envelope = Envelope {
-            id: MessageId::from_raw(1),
-            received_at: Timestamp::from_millis(0),
-            sender: None,
-            recipients: recipients.iter().map(|text| Recipient::new(address(text))).collect(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
-        };
+        let envelope = Envelope::new(
+            MessageId::from_raw(1),
+            Timestamp::from_millis(0),
+            None,
+            recipients.iter().map(|text| Recipient::new(address(text))).collect(),
+        );
         let indices: Vec<u32> = (0..).take(recipients.len()).collect();
         deliver(root, &Parcel { envelope: &envelope, recipients: &indices, content }, &services()).await
     }

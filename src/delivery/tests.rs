@@ -16,7 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::dns::Resolver;
 use crate::mail::{
     Address, BodyType, Endpoint, Envelope, Lookup, MessageId, NextHop, NextHopName, Outcome, Recipient,
-    Region, TlsLevel, Transport,
+    Region, TlsLevel,
 };
 use crate::net::{ClientTls, Identity, Roots, ServerTls, Stream, Target, Wire, self_signed};
 use crate::spool::{Body, Content};
@@ -268,22 +268,12 @@ impl Stage {
 
 fn envelope(recipients: &[&str]) -> Envelope {
     let address = |text: &str| Address::parse(text).expect("an address");
-    Envelope {
-        id: MessageId::from_raw(1),
-        received_at: Timestamp::from_millis(0),
-        sender: Some(address("s@a.example")),
-        recipients: recipients.iter().map(|text| Recipient::new(address(text))).collect(),
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        ret: None,
-        envid: None,
-        transport: Transport::Incoming,
-        tenant: None,
-        connector: None,
-        spf: None,
-        require_tls: false,
-        peer: None,
-    }
+    Envelope::new(
+        MessageId::from_raw(1),
+        Timestamp::from_millis(0),
+        Some(address("s@a.example")),
+        recipients.iter().map(|text| Recipient::new(address(text))).collect(),
+    )
 }
 
 fn content() -> Content {

@@ -446,20 +446,10 @@ async fn rule_89_originating_mail_keeps_its_tenants_way_out() {
         (Transport::Incoming, None, Err(Reason::RelayDenied)),
     ] {
         let envelope = Envelope {
-            id: crate::mail::MessageId::from_raw(1),
-            received_at: Clock::System.now(),
-            sender: None,
-            recipients: Vec::new(),
             body: crate::mail::BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
             transport,
             tenant: tenant.map(Into::into),
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
+            ..Envelope::new(crate::mail::MessageId::from_raw(1), Clock::System.now(), None, Vec::new())
         };
         let place = inquiry.place(&envelope, &recipient).await;
         assert_eq!(place.map(|place| place.next_hop.name.to_string()), expected, "{tenant:?}");

@@ -188,6 +188,26 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Nothing beyond the addresses was promised, and nothing is known of who sent it.
+    pub fn new(id: MessageId, received_at: Timestamp, sender: Sender, recipients: Vec<Recipient>) -> Self {
+        Self {
+            id,
+            received_at,
+            sender,
+            recipients,
+            body: BodyType::default(),
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            transport: Transport::default(),
+            tenant: None,
+            connector: None,
+            spf: None,
+            require_tls: false,
+            peer: None,
+        }
+    }
+
     /// Whether a next hop must offer SMTPUTF8 (RFC 6531 §3.6).
     pub fn needs_utf8(&self) -> bool {
         self.smtputf8

@@ -125,27 +125,17 @@ impl fmt::Display for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{BodyType, Recipient, Transport};
+    use crate::mail::Recipient;
 
     fn envelope(sender: &str) -> Envelope {
-        Envelope {
-            id: MessageId::from_raw(7),
-            received_at: Timestamp::from_millis(0),
-            sender: Address::parse(sender).ok(),
-            recipients: ["anna@contoso.com", "ben@fabrikam.com"]
+        Envelope::new(
+            MessageId::from_raw(7),
+            Timestamp::from_millis(0),
+            Address::parse(sender).ok(),
+            ["anna@contoso.com", "ben@fabrikam.com"]
                 .map(|text| Recipient::new(Address::parse(text).expect("an address")))
                 .to_vec(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
-        }
+        )
     }
 
     fn filter(json: &str) -> Filter {

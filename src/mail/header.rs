@@ -66,27 +66,20 @@ fn protocol(envelope: &Envelope) -> &'static str {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::mail::{Address, BodyType, MessageId, Recipient, Transport};
+    use crate::mail::{Address, MessageId, Recipient};
 
     fn envelope(helo: &str) -> Envelope {
         let mut peer = Peer::new("192.0.2.7".parse().expect("an address"));
         peer.helo = helo.to_owned();
         peer.esmtp = true;
         Envelope {
-            id: MessageId::from_raw(0xabc),
-            received_at: Timestamp::from_millis(1_763_699_384_000),
-            sender: None,
-            recipients: vec![Recipient::new(Address::parse("anna@contoso.com").expect("an address"))],
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
             peer: Some(peer),
+            ..Envelope::new(
+                MessageId::from_raw(0xabc),
+                Timestamp::from_millis(1_763_699_384_000),
+                None,
+                vec![Recipient::new(Address::parse("anna@contoso.com").expect("an address"))],
+            )
         }
     }
 

@@ -581,7 +581,7 @@ fn callers(job: &Job) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{BodyType, Recipient, Region, Transport};
+    use crate::mail::{Recipient, Region};
 
     const START: i64 = 1_800_000_000_000;
 
@@ -594,22 +594,12 @@ mod tests {
     }
 
     fn job(number: u64, recipient: &str) -> Job {
-        let envelope = Envelope {
-            id: MessageId::from_raw(number),
-            received_at: at(0),
-            sender: None,
-            recipients: vec![Recipient::new(Address::parse(recipient).expect("an address"))],
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
-            peer: None,
-        };
+        let envelope = Envelope::new(
+            MessageId::from_raw(number),
+            at(0),
+            None,
+            vec![Recipient::new(Address::parse(recipient).expect("an address"))],
+        );
         Job {
             envelope: Arc::new(envelope),
             recipients: vec![0],

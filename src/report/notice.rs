@@ -255,21 +255,11 @@ fn finish(reporting: Reporting<'_>, to: &Address, header: String, parts: &[Part]
     let content = assemble(&header, &reporting.id.to_string(), parts);
     let international = parts.iter().any(|part| part.kind.starts_with("message/global"));
     let envelope = Envelope {
-        id: reporting.id,
-        received_at: reporting.now,
-        // RFC 5321 §4.5.5: a notice has the null reverse-path, so that it causes no other.
-        sender: None,
-        recipients: vec![Recipient::new(to.clone())],
         body: if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
         smtputf8: to.needs_utf8() || international && !content.is_ascii(),
-        ret: None,
-        envid: None,
         transport: Transport::Notice,
-        tenant: None,
-        connector: None,
-        spf: None,
-        require_tls: false,
-        peer: None,
+        // RFC 5321 §4.5.5: a notice has the null reverse-path, so that it causes no other.
+        ..Envelope::new(reporting.id, reporting.now, None, vec![Recipient::new(to.clone())])
     };
     spool::Notice { envelope, content: Bytes::from(content) }
 }
@@ -592,20 +582,14 @@ mod tests {
         let mut peer = Peer::new("192.0.2.1".parse().expect("an address"));
         peer.helo = "mail.sender.example".to_owned();
         Envelope {
-            id: MessageId::from_raw(7),
-            received_at: Timestamp::from_millis(1_800_000_000_000),
-            sender: Some(address("sue@sender.example")),
-            recipients: vec![anna],
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
             envid: Some("QQ+3D1".to_owned()),
-            transport: Transport::Incoming,
-            tenant: None,
-            connector: None,
-            spf: None,
-            require_tls: false,
             peer: Some(peer),
+            ..Envelope::new(
+                MessageId::from_raw(7),
+                Timestamp::from_millis(1_800_000_000_000),
+                Some(address("sue@sender.example")),
+                vec![anna],
+            )
         }
     }
 

@@ -296,14 +296,7 @@ fn read_segment(
         SealedIndex::Whole { entries, used } => {
             for (offset, header, meta) in entries {
                 let at = Location { segment: number, offset };
-                keep(
-                    found,
-                    items,
-                    name,
-                    Item { log, at, header, content: ItemContent::Moved },
-                    &meta,
-                    &mut damaged,
-                );
+                damaged |= !keep(found, items, (name, log), at, header, &meta);
             }
             (used, None)
         }
@@ -357,14 +350,7 @@ fn read_segment(
             let offsets: Vec<u32> = scan.whole.iter().map(|(offset, ..)| *offset).collect();
             for (offset, header, meta) in scan.whole {
                 let at = Location { segment: number, offset };
-                keep(
-                    found,
-                    items,
-                    name,
-                    Item { log, at, header, content: ItemContent::Moved },
-                    &meta,
-                    &mut damaged,
-                );
+                damaged |= !keep(found, items, (name, log), at, header, &meta);
             }
             if log == LogName::Hot && scan.end == SEGMENT_HEADER_BYTES && !scan.has_index && !damaged {
                 // Never used: its blocks serve again, or a few restarts on a full disk would use up the reserve.
@@ -405,9 +391,16 @@ fn read_segment(
     Ok(false)
 }
 
-/// Parses what a whole record says; one that its checksum passes and its reader does not is damaged too.
-fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: &[u8], damaged: &mut bool) {
-    let header = item.header;
+/// Parses what a whole record of this segment says; `false` for one that its checksum passes and its reader does
+/// not: it is damaged too.
+fn keep(
+    found: &mut Found,
+    items: &mut Vec<Item>,
+    (segment, log): (&str, LogName),
+    at: Location,
+    header: RecordHeader,
+    meta: &[u8],
+) -> bool {
     found.highest_sequence = found.highest_sequence.max(header.sequence);
     found.highest_id = found.highest_id.max(header.id.raw());
     let content = match header.kind {
@@ -419,21 +412,20 @@ fn keep(found: &mut Found, items: &mut Vec<Item>, name: &str, item: Item, meta: 
             serde_json::from_slice::<QuarantineMeta>(meta).ok().map(|meta| ItemContent::Quarantined(meta.why))
         }
         Kind::Moved => Some(ItemContent::Moved),
-        Kind::Index => return,
+        Kind::Index => return true,
     };
+    let is_whole = content.is_some();
     match content {
-        Some(content) => items.push(Item { content, ..item }),
-        None => {
-            *damaged = true;
-            found.recovered.findings.push(Finding::Damaged {
-                segment: name.to_owned(),
-                offset: u64::from(item.at.offset),
-                id: Some(header.id),
-                octets: header.record_bytes(),
-                more: false,
-            });
-        }
+        Some(content) => items.push(Item { log, at, header, content }),
+        None => found.recovered.findings.push(Finding::Damaged {
+            segment: segment.to_owned(),
+            offset: u64::from(at.offset),
+            id: Some(header.id),
+            octets: header.record_bytes(),
+            more: false,
+        }),
     }
+    is_whole
 }
 
 /// Plays the records in the order they were written, over both logs.
