@@ -12,6 +12,8 @@ mod index;
 mod segment;
 mod draft;
 mod commit;
+mod torn;
+mod reader;
 mod recovery;
 mod reclaim;
 

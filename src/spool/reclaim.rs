@@ -17,7 +17,8 @@ use super::format::{
 };
 use super::index::{Entry, Index, Stage};
 use super::progress::RecipientProgress;
-use super::recovery::{SegmentReader, merge_progress};
+use super::reader::SegmentReader;
+use super::recovery::merge_progress;
 use super::segment::{AppendError, Outgoing, Purpose, Rolled, Spare, Tail, is_full};
 use super::{Inner, NotStored};
 use crate::mail::MessageId;
