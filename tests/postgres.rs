@@ -225,6 +225,88 @@ fn a_restart_of_the_server_is_hardly_seen() {
     until_told(&edge, "anna@contoso.com", UNKNOWN);
 }
 
+/// Whose connections wait for notifications.
+const LISTENERS: &str = "SELECT pid FROM pg_stat_activity WHERE usename = 'landfall'
+                         AND query LIKE '%landfall.revision%'";
+
+#[test]
+fn a_lost_listening_connection_misses_no_change() {
+    let (postgres, edge) = world();
+    for round in 0..10 {
+        let (home, reply) = if round % 2 == 0 { ("NAM", NO_ROUTE) } else { ("EUR", OK) };
+        until_told(&edge, "ida@contoso.com", if round % 2 == 0 { OK } else { NO_ROUTE });
+        let listening = format!("SELECT count(*) FROM ({LISTENERS}) AS l");
+        until("one connection to listen", || (postgres.sql(&listening) == "1").then_some(()));
+        let watch = Stopwatch::start();
+        // The connection ends around the change: before it, in the same moment, and after it.
+        let cut = format!("SELECT count(pg_terminate_backend(pid)) FROM ({LISTENERS}) AS l;");
+        let change = format!("UPDATE landfall.mailbox SET preferred_data_location = '{home}' WHERE id = 2;");
+        let cut_count = postgres.sql(&match round % 3 {
+            0 => format!("{cut} {change}"),
+            1 => format!("BEGIN; {change} {cut} COMMIT;"),
+            _ => format!("{change} {cut}"),
+        });
+        assert_eq!(cut_count, "1", "there was one that listened");
+        until_told(&edge, "ida@contoso.com", reply);
+        assert!(watch.elapsed() < Duration::from_secs(2), "round {round}: {:?}", watch.elapsed());
+    }
+}
+
+#[test]
+fn what_changes_while_nobody_can_listen_is_seen_afterwards() {
+    let (postgres, edge) = world();
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    assert_eq!(told(&edge, "ida@contoso.com"), OK);
+    postgres.sql("ALTER ROLE landfall CONNECTION LIMIT 0");
+    postgres.cut();
+    // More than a node would take in one by one, and among them Anna.
+    postgres.sql(
+        "BEGIN;
+         INSERT INTO landfall.mailbox (id, tenant, address)
+             SELECT 100 + n, 'contoso', 'user' || n || '@contoso.com' FROM generate_series(1, 12000) n;
+         INSERT INTO landfall.address (address, mailbox, tenant, domain)
+             SELECT 'user' || n || '@contoso.com', 100 + n, 'contoso', 'contoso.com'
+             FROM generate_series(1, 12000) n;
+         COMMIT;
+         UPDATE landfall.mailbox SET preferred_data_location = 'NAM' WHERE id = 1;
+         DELETE FROM landfall.mailbox WHERE id = 2;",
+    );
+    assert_eq!(told(&edge, "anna@contoso.com"), OK, "as it was known");
+    postgres.sql("ALTER ROLE landfall CONNECTION LIMIT -1");
+    until_told(&edge, "anna@contoso.com", NO_ROUTE);
+    until_told(&edge, "ida@contoso.com", UNKNOWN);
+    assert_eq!(told(&edge, "user7@contoso.com"), NO_ROUTE);
+}
+
+/// A replica refuses LISTEN: what is left is the question of each second.
+#[test]
+fn without_notifications_a_change_is_seen_within_two_seconds_all_the_same() {
+    let primary = Postgres::start_with("wal_level = replica\nmax_wal_senders = 4\nhot_standby = on");
+    let writer = Edge::builder("EUR").with(&primary.settings()).offline();
+    assert_eq!(writer.command(&["directory", "migrate"]).code, 0);
+    primary.sql(CONTOSO);
+    let replica = primary.replica();
+    let edge = Edge::builder("EUR").with(&replica.settings()).start();
+    until_told(&edge, "ida@contoso.com", OK);
+    until_told(&edge, "anna@contoso.com", OK);
+    for (home, reply) in [("NAM", NO_ROUTE), ("EUR", OK), ("NAM", NO_ROUTE)] {
+        let watch = Stopwatch::start();
+        primary.sql(&format!("UPDATE landfall.mailbox SET preferred_data_location = '{home}' WHERE id = 2"));
+        until_told(&edge, "ida@contoso.com", reply);
+        assert!(watch.elapsed() < Duration::from_secs(2), "{:?}", watch.elapsed());
+        assert_eq!(told(&edge, "anna@contoso.com"), OK);
+    }
+    assert!(replica.log().contains("cannot execute LISTEN during recovery"), "{}", replica.log());
+    let refused = Edge::builder("EUR").with(&replica.settings()).offline().command(&[
+        "user",
+        "set",
+        "anna@contoso.com",
+        "--preferred-data-location",
+        "NAM",
+    ]);
+    assert!(refused.code == 1 && refused.stderr.contains("read-only"), "{refused:#?}");
+}
+
 #[test]
 fn a_node_starts_without_its_directory_from_the_snapshot() {
     let (mut postgres, mut edge) = world();

@@ -1,20 +1,13 @@
 //! PostgreSQL: users that are not cached, beside what pgbench gets out of the same server by the same question.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use landfall::clock::Clock;
-use landfall::directory::{PostgresSettings, Service, Settings, Table, Terms, open};
-use landfall::mail::{Address, Lookup, Region, Regions, TlsLevel};
+use landfall::directory::{PostgresSettings, Service, Table};
+use landfall::mail::TlsLevel;
 
+use super::cold::{self, SPAN};
 use super::world::{Edge, Postgres};
-use super::{Numbers, Size, row, timed};
-
-const SPAN: Duration = Duration::from_secs(10);
-/// Recipients that are asked for at once, as of so many sessions.
-const AT_ONCE: usize = 1_000;
+use super::{Size, row, timed};
 
 pub(crate) fn run(size: &Size) {
     let postgres = Postgres::start_with("log_statement = none\nshared_buffers = 2GB\nmax_wal_size = 20GB");
@@ -25,20 +18,24 @@ pub(crate) fn run(size: &Size) {
     row("filling the database by SQL, without its checks", format!("{} s", took.as_secs()));
     let bytes = postgres.sql("SELECT pg_size_pretty(pg_database_size('landfall'))");
     row("its size", bytes);
-    for pool in [1, 2, 4, 8] {
-        row(&format!("cold lookups, pool = {pool}"), format!("{}/s", ours(size, &postgres, pool)));
+    // In turn, so that whatever else the machine does meets both.
+    let mut best = 0;
+    println!("\n| connections | ours, addresses/s | pgbench, addresses/s | ratio |\n|---|---|---|---|");
+    for connections in [1, 2, 4, 8] {
+        let (ours, theirs) = (ours(size, &postgres, connections), pgbench(size, &postgres, connections, 1));
+        println!("| {connections} | {ours} | {theirs} | {:.1} |", ours as f64 / theirs as f64);
+        best = best.max(ours);
     }
-    for clients in [1, 2, 8, 32] {
-        row(
-            &format!("pgbench, the same question for one address, prepared, {clients} clients"),
-            format!("{}/s", pgbench(size, &postgres, clients, 1)),
-        );
-    }
+    println!();
+    row("pgbench with 32 connections", format!("{}/s", pgbench(size, &postgres, 32, 1)));
+    let many = BATCH * pgbench(size, &postgres, 2, BATCH);
     row(
-        "pgbench, the same question for 64 addresses, 2 clients: addresses",
-        format!("{}/s", 64 * pgbench(size, &postgres, 2, 64)),
+        "pgbench with 2 connections and 64 addresses a question, as we ask under load",
+        format!("{many} addresses/s; our best is {:.0} % of it", 100.0 * best as f64 / many as f64),
     );
 }
+
+const BATCH: usize = 64;
 
 fn fill(size: &Size, postgres: &Postgres) {
     let (users, domains) = (size.users, size.domains);
@@ -60,59 +57,9 @@ fn fill(size: &Size, postgres: &Postgres) {
     }
 }
 
-/// Through the front, as sessions do, with a cache that keeps nothing.
 fn ours(size: &Size, postgres: &Postgres, pool: usize) -> usize {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let postgres =
-            PostgresSettings { url: postgres.url(), password_file: None, tls: TlsLevel::Off, ca: None };
-        let settings = Settings {
-            service: Service::Postgres(postgres),
-            terms: Terms {
-                cache: 0,
-                cache_for: Duration::from_secs(1),
-                cache_absent_for: Duration::ZERO,
-                stale_for: Duration::from_secs(60),
-                deadline: Duration::from_secs(5),
-            },
-            pool,
-            node_region: Region::parse("EUR").expect("a code"),
-            regions: Regions::default(),
-            subaddress: None,
-            snapshot: None,
-            clock: Clock::System,
-        };
-        let (directory, _news) = open(settings, Table::default()).expect("the settings are good");
-        directory.ready(Duration::from_secs(60)).await.expect("the server is there");
-        let answered = Arc::new(AtomicUsize::new(0));
-        let over = tokio::time::Instant::now() + SPAN;
-        let askers: Vec<_> = (0..AT_ONCE)
-            .map(|seed| {
-                let (directory, answered) = (directory.clone(), Arc::clone(&answered));
-                let (users, domains) = (size.users, size.domains);
-                tokio::spawn(async move {
-                    let size = Size { users, domains };
-                    let mut numbers = Numbers(seed as u64 + 1);
-                    while tokio::time::Instant::now() < over {
-                        let address =
-                            Address::parse(&size.address(numbers.below(users))).expect("an address");
-                        let domain = directory.domain(address.domain()).await.found().expect("all are there");
-                        let found = directory.user(&domain, &address).await;
-                        assert!(matches!(found, Lookup::Found(_)), "{address}: {found:?}");
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        for asker in askers {
-            asker.await.expect("no panic");
-        }
-        answered.load(Ordering::Relaxed) / SPAN.as_secs() as usize
-    })
+    let service = PostgresSettings { url: postgres.url(), password_file: None, tls: TlsLevel::Off, ca: None };
+    cold::lookups(Service::Postgres(service), Table::default(), pool, size)
 }
 
 fn pgbench(size: &Size, postgres: &Postgres, clients: usize, addresses: usize) -> usize {

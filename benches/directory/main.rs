@@ -1,14 +1,16 @@
-//! The directory at size: a file of ten million users, and PostgreSQL with as many.
+//! The directory at size: a file of ten million users, PostgreSQL with as many, and a small OpenLDAP.
 //!
 //! `cargo bench --bench directory` does all of it and needs 8 GiB of disk and PostgreSQL; `--users`, `--domains`
-//! and `--only file|postgres` make it smaller. Prints the rows of docs/PERFORMANCE.md.
+//! and `--only file|postgres|ldap` make it smaller. Prints the rows of docs/PERFORMANCE.md.
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 #[path = "../../tests/world/mod.rs"]
 mod world;
 
+mod cold;
 mod database;
 mod file;
+mod ldap;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     // As the daemon.
     let _ = nix::sys::prctl::set_thp_disable(true);
+    world::wait_longer(Duration::from_secs(300));
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
@@ -36,8 +39,12 @@ fn main() {
     if only.is_none_or(|only| only == "postgres") {
         database::run(&size);
     }
+    if only.is_none_or(|only| only == "ldap") {
+        ldap::run();
+    }
 }
 
+#[derive(Clone)]
 struct Size {
     users: usize,
     domains: usize,

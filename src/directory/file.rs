@@ -475,7 +475,7 @@ pub(super) fn check_domain<'t>(
     let Some(domain) = table.domain(name) else {
         return Err((format!("\"{address}\" is in no accepted domain"), expected()));
     };
-    match tenant.filter(|tenant| tenant.id != domain.tenant.id) {
+    match tenant.filter(|tenant| !Arc::ptr_eq(tenant, &domain.tenant)) {
         None => Ok(domain),
         Some(tenant) => {
             let owner = &domain.tenant.id;

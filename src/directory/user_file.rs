@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::Table;
 use super::file::{Complaint, LICENSES, check_domain, licenses, taken, unusable_location};
@@ -130,7 +129,7 @@ fn read_user(
     };
     let key = |column: &str| format!("user[{name}].{column}");
     let tenant = match check_domain(table, None, primary.domain(), &primary) {
-        Ok(domain) => Arc::clone(&domain.tenant),
+        Ok(domain) => &domain.tenant,
         Err((problem, expected)) => {
             scribe.mistake(line, &key("address"), &problem, &expected);
             return;
@@ -139,7 +138,7 @@ fn read_user(
     let mut aliases = Vec::new();
     for text in words(field(columns.aliases)) {
         match Address::parse(text) {
-            Ok(alias) => match check_domain(table, Some(&tenant), alias.domain(), &alias) {
+            Ok(alias) => match check_domain(table, Some(tenant), alias.domain(), &alias) {
                 Ok(_) => aliases.push(alias),
                 Err((problem, expected)) => scribe.mistake(line, &key("aliases"), &problem, &expected),
             },
@@ -151,7 +150,7 @@ fn read_user(
     }
     let location = field(columns.location);
     if !location.is_empty()
-        && let Some((problem, expected)) = unusable_location(location, regions, &tenant)
+        && let Some((problem, expected)) = unusable_location(location, regions, tenant)
     {
         scribe.warning(line, &key("preferred_data_location"), &problem, &expected);
     }

@@ -74,6 +74,35 @@ impl Postgres {
         postgres
     }
 
+    /// One that follows this one and takes no changes itself.
+    pub fn replica(&self) -> Self {
+        let (folder, address) = (Folder::new(), free_address());
+        fs::create_dir(folder.join("socket")).expect("our own folder");
+        own(&folder.join("socket"));
+        // The server's own user makes it, in a folder that it may write to.
+        own(&folder);
+        let copied = as_postgres("pg_basebackup", &folder)
+            .args(["-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h"])
+            .arg(self.folder.join("socket"))
+            .args(["-p", &self.address.port().to_string(), "-D"])
+            .arg(folder.join("data"))
+            .output()
+            .expect("pg_basebackup comes with PostgreSQL");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let settings = format!(
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\n",
+            address.ip(),
+            address.port(),
+            folder.join("socket").display()
+        );
+        let file = folder.join("data").join("postgresql.conf");
+        let before = fs::read_to_string(&file).expect("it was copied");
+        fs::write(&file, before + &settings).expect("our own folder");
+        let mut replica = Self { process: None, folder, address };
+        replica.run();
+        replica
+    }
+
     /// Starts it again after `stop`.
     pub fn run(&mut self) {
         let mut command = as_postgres("postgres", &self.folder);

@@ -45,6 +45,8 @@ pub struct Slapd {
     folder: Folder,
     pub address: SocketAddr,
     scheme: &'static str,
+    /// What it tells of what it is asked.
+    talk: &'static str,
 }
 
 impl Slapd {
@@ -69,7 +71,7 @@ impl Slapd {
         let root = "dn:\nhighestCommittedUSN: 1000\ndsServiceName: cn=ntds,cn=dc1\n";
         fs::write(folder.join("root.ldif"), root).expect("our own folder");
         fs::write(folder.join("password"), "secret of landfall\n").expect("our own folder");
-        let mut slapd = Self { process: None, folder, address, scheme };
+        let mut slapd = Self { process: None, folder, address, scheme, talk: "stats" };
         slapd.write_settings(pair, "");
         slapd.run();
         slapd.add(&format!(
@@ -110,7 +112,7 @@ impl Slapd {
     pub fn run(&mut self) {
         let mut command = Command::new("slapd");
         // With -d it stays in the foreground and says what it is asked.
-        command.args(["-d", "stats", "-h", &format!("{}://{}/", self.scheme, self.address), "-f"]);
+        command.args(["-d", self.talk, "-h", &format!("{}://{}/", self.scheme, self.address), "-f"]);
         command.arg(self.folder.join("slapd.conf"));
         command.env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
         let mut process = Process::start(&mut command, &self.folder.join("log"));
@@ -172,6 +174,13 @@ impl Slapd {
 
     fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("slapd runs")
+    }
+
+    /// Says nothing any more of what it is asked.
+    pub fn hush(&mut self) {
+        self.stop();
+        self.talk = "none";
+        self.run();
     }
 
     pub fn stop(&mut self) {

@@ -1,10 +1,18 @@
 //! Waiting: for a condition, never for a time.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long anything in a test may take before the test fails. Two cores may be shared by many tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+static LONGER: OnceLock<Duration> = OnceLock::new();
+
+/// For benchmarks, whose directories take longer to load than a test may last.
+pub fn wait_longer(patience: Duration) {
+    LONGER.get_or_init(|| patience);
+}
+
 /// How often a condition that nobody signals is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -28,7 +36,8 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = attempt() {
             return found;
         }
-        assert!(watch.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        let patience = *LONGER.get().unwrap_or(&PATIENCE);
+        assert!(watch.elapsed() < patience, "waited {patience:?} in vain: {what}");
         thread::sleep(LOOK_EVERY);
     }
 }
