@@ -123,6 +123,21 @@ fn imports_point_up() {
 }
 
 #[test]
+fn the_map_names_every_room_on_its_floor() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md");
+    let page = fs::read_to_string(page).expect("the map is there");
+    let floors = page.lines().filter_map(|line| line.trim_start().strip_prefix("FLOOR "));
+    let drawn: Vec<&str> = floors.flat_map(|floor| floor.split_whitespace().skip(3)).collect();
+    let drawn: Vec<&str> = drawn.into_iter().filter(|word| *word != "·").collect();
+    let place = order();
+    let mut rooms: Vec<&String> = place.keys().collect();
+    rooms.sort_by_key(|room| place[*room]);
+    assert_eq!(drawn, rooms, "docs/ARCHITECTURE.md draws the rooms of src/lib.rs, in their order");
+    let untold: Vec<_> = rooms.iter().filter(|room| !page.contains(&format!("**{room}**"))).collect();
+    assert!(untold.is_empty(), "docs/ARCHITECTURE.md says nothing of {untold:?}");
+}
+
+#[test]
 fn the_reader_of_imports_sees_groups_and_leaves_tests_out() {
     let code = "use crate::{clock, mail::{Region, Sender}, spool};\nuse crate::dns::Zone;\n// crate::queue\n\
                 #[cfg(test)]\nmod tests {\n use crate::daemon; }\n";

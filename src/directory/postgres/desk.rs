@@ -136,5 +136,5 @@ fn read(row: &Row) -> Result<(User, Vec<Address>), Trouble> {
 async fn next(
     rows: &mut std::pin::Pin<&mut tokio_postgres::RowStream>,
 ) -> Option<Result<Row, tokio_postgres::Error>> {
-    std::future::poll_fn(|cx| futures_core::Stream::poll_next(rows.as_mut(), cx)).await
+    std::future::poll_fn(|cx| futures_util::Stream::poll_next(rows.as_mut(), cx)).await
 }
