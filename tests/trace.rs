@@ -371,3 +371,26 @@ fn an_inline_verdict_that_differs_is_one_message_with_all_its_recipients() {
     let words: Vec<_> = entries.iter().map(|entry| entry["event"].as_str().expect("a word")).collect();
     assert_eq!(words, ["received", "delivered", "failed"]);
 }
+
+/// Rows that grow split pages, many in one statement; SQLite wants temporary files then, and the confined daemon
+/// may open none.
+#[test]
+fn a_burst_of_long_replies_is_indexed_from_inside_the_sandbox() {
+    const MESSAGES: usize = 40;
+    let busy = format!("451 4.3.0 {}", "please come back a little later ".repeat(15));
+    let sink = Sink::start(&["-r", "RCPT", "-b", busy.trim_end()]);
+    let edge = Edge::builder("EUR").directory(CONTOSO).relay("NAM", sink.address).start();
+    let tagged: Vec<String> = (0..150).map(|n| format!("ben+{n}@contoso.com")).collect();
+    let recipients: Vec<&str> = tagged.iter().map(String::as_str).collect();
+    let mut client = edge.client();
+    for n in 0..MESSAGES {
+        client.envelope("ann@sender.example", &recipients);
+        let said = client.data(&letter(&format!("burst {n}")));
+        assert!(said.starts_with("250"), "{said}");
+    }
+    until("every recipient's row to tell of the deferral", || {
+        let rows = trace(&edge, &["--status", "deferred", "--limit", "100000"]);
+        (rows.len() == MESSAGES * recipients.len()).then_some(())
+    });
+    assert!(!edge.log().contains("the trace cannot be written"), "{}", edge.log());
+}

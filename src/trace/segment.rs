@@ -53,6 +53,10 @@ impl Status {
     }
 }
 
+/// The confined daemon may write below its state alone; SQLite's statement journals and sorters would be in a
+/// temporary folder.
+const NO_FILES_ELSEWHERE: &str = "PRAGMA temp_store = MEMORY";
+
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS message (
@@ -211,6 +215,7 @@ impl Segment {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.set_prepared_statement_cache_capacity(32);
+        connection.execute_batch(NO_FILES_ELSEWHERE)?;
         connection.execute_batch(
             "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
              PRAGMA wal_autocheckpoint = 4096; PRAGMA cache_size = -2048; PRAGMA journal_size_limit = 1048576;",
@@ -242,7 +247,7 @@ impl Segment {
     }
 
     pub(super) fn seal(&mut self) -> Result<()> {
-        self.connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF;")?;
+        self.connection.execute_batch("PRAGMA synchronous = OFF")?;
         self.connection.execute_batch(INDEXES)?;
         self.connection.execute_batch("PRAGMA synchronous = NORMAL;")?;
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('sealed', '1')", [])?;
@@ -614,5 +619,6 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(2))?;
+    connection.execute_batch(NO_FILES_ELSEWHERE)?;
     Ok(connection)
 }
