@@ -126,3 +126,120 @@ fn an_address_for_others_needs_tls_and_a_token() {
         }
     }
 }
+
+/// The lines of the operators' audit.
+fn audited(edge: &Edge) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(edge.state().join("queue-audit.jsonl")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn domains_and_users_move_over_the_api_as_by_command() {
+    let address = free_address();
+    let folder = Folder::new();
+    let file = folder.join("token");
+    std::fs::write(&file, TOKEN).expect("our own folder");
+    let builder = edge(address, &format!("token_file = \"{}\"", file.display()))
+        .with("[directory]\npath = \"state/directory.toml\"");
+    // Where the daemon may write: it is confined to its state.
+    std::fs::create_dir_all(builder.folder().join("state")).expect("our own folder");
+    let directory = builder.folder().join("state/directory.toml");
+    std::fs::write(&directory, format!("# kept\n{CONTOSO}")).expect("our own folder");
+    let edge = builder.start();
+    let url = |path: &str| format!("http://{address}{path}");
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let post = |path: &str, body: &str| {
+        let json = "Content-Type: application/json";
+        curl(&["--header", &bearer, "--header", json, "--data", body, &url(path)])
+    };
+    let (code, body) = curl(&[
+        "--header",
+        "Content-Type: application/json",
+        "--data",
+        "{}",
+        &url("/v1/domains/contoso.com"),
+    ]);
+    assert_eq!(code, "401", "{body}");
+
+    let (domain, user) = ("/v1/domains/contoso.com", "/v1/users/anna@contoso.com");
+    for (path, body, expected) in [
+        (domain, r#"{"mail_flow_region":"EUX"}"#, "422"),
+        (domain, r#"{"mail_flow_region":"NAM","typo":1}"#, "422"),
+        (domain, r#"{"mail_flow_region":"JPN"}"#, "409"),
+        ("/v1/domains/fabrikam.com", r#"{"mail_flow_region":"NAM"}"#, "404"),
+        (user, r#"{"preferred_data_location":"JPN"}"#, "409"),
+        ("/v1/users/nobody@contoso.com", r#"{"preferred_data_location":"NAM"}"#, "404"),
+    ] {
+        let (code, said) = post(path, body);
+        assert_eq!(code, expected, "{path} {body}: {said}");
+    }
+    let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).expect("JSON") };
+    let timeless = |mut told: serde_json::Value| {
+        told["window"] = serde_json::Value::Null;
+        told
+    };
+    // The same words as the command's.
+    let (code, tried) = post(domain, r#"{"mail_flow_region":"NAM","dry_run":true}"#);
+    assert_eq!(code, "200", "{tried}");
+    let command =
+        edge.command(&["domain", "set", "contoso.com", "--mail-flow-region", "NAM", "--dry-run", "--json"]);
+    assert_eq!(timeless(json(&tried)), timeless(command.json()));
+    assert!(audited(&edge).is_empty(), "nothing was done so far");
+
+    let (code, told) = post(domain, r#"{"mail_flow_region":"nam"}"#);
+    assert_eq!((code.as_str(), &json(&told)["ingress"]["to"]), ("200", &"NAM".into()), "{told}");
+    assert_eq!(json(&told)["in_force"], "now: the running daemon has reloaded", "{told}");
+    let text = std::fs::read_to_string(&directory).expect("there");
+    assert!(text.starts_with("# kept\n") && text.contains("mail_flow_region = \"NAM\""), "{text}");
+    let (code, told) = post(user, r#"{"preferred_data_location":"NAM"}"#);
+    assert_eq!((code.as_str(), &json(&told)["home"]["to"]), ("200", &"NAM".into()), "{told}");
+    let (_, shown) = curl(&["--header", &bearer, &url(user)]);
+    assert_eq!(json(&shown)["home"], "NAM", "in force at once: {shown}");
+    let (_, all) = curl(&["--header", &bearer, &url("/v1/users?domain=contoso.com")]);
+    let listed = edge.command(&["user", "list", "--domain", "contoso.com", "--json"]);
+    assert_eq!(json(&all), listed.json());
+    let (code, _) = curl(&[&url("/v1/users")]);
+    assert_eq!(code, "401", "people are not for everybody");
+    let (code, _) = curl(&["--header", &bearer, "--request", "POST", &url("/v1/reload")]);
+    assert_eq!(code, "200");
+    edge.command(&["reload"]);
+
+    // Who did it: the token by its fingerprint, and from where; over the socket the user.
+    let lines = audited(&edge);
+    let verbs: Vec<_> = lines.iter().map(|line| line["verb"].as_str().unwrap_or_default()).collect();
+    assert_eq!(verbs, ["domain-set", "user-set", "reload", "reload"], "{lines:#?}");
+    let by = |index: usize| lines[index]["by"].as_str().unwrap_or_default();
+    let printed = Command::new("sh")
+        .args(["-c", &format!("printf %s {TOKEN} | sha256sum | cut -c1-8")])
+        .output()
+        .expect("coreutils");
+    let fingerprint = String::from_utf8_lossy(&printed.stdout).trim().to_owned();
+    for index in 0..3 {
+        assert!(by(index).starts_with(&format!("api token {fingerprint} from 127.0.0.1:")), "{lines:#?}");
+    }
+    assert!(by(3).starts_with("uid "), "{lines:#?}");
+    assert_eq!(lines[0]["detail"], "contoso.com: mail_flow_region EUR -> NAM");
+    assert_eq!(lines[1]["detail"], "anna@contoso.com: preferred_data_location EUR -> NAM");
+}
+
+#[test]
+fn a_directory_file_out_of_the_daemons_reach_is_said_to_be() {
+    let address = free_address();
+    let folder = Folder::new();
+    let file = folder.join("token");
+    std::fs::write(&file, TOKEN).expect("our own folder");
+    let edge = edge(address, &format!("token_file = \"{}\"", file.display())).start();
+    let (code, said) = curl(&[
+        "--header",
+        &format!("Authorization: Bearer {TOKEN}"),
+        "--header",
+        "Content-Type: application/json",
+        "--data",
+        r#"{"mail_flow_region":"NAM"}"#,
+        &format!("http://{address}/v1/domains/contoso.com"),
+    ]);
+    assert_eq!(code, "503", "{said}");
+    assert!(said.contains("directory.toml") && said.contains("Permission denied"), "{said}");
+    let shown = edge.command(&["domain", "show", "contoso.com", "--json"]).json();
+    assert_eq!(shown["mail_flow_region"], "EUR", "nothing has changed");
+}

@@ -448,3 +448,57 @@ fn the_quickstart_moves_into_postgresql_by_two_commands() {
         agreed([&of_file, &edge], &["explain", user]);
     }
 }
+
+#[test]
+fn what_a_move_says_of_the_old_region_is_what_the_old_region_does() {
+    let strict = "
+        [[tenant]]
+        id = \"strict\"
+        default_region = \"EUR\"
+        allowed_regions = [\"EUR\", \"NAM\"]
+        multi_geo = true
+        in_region_routing = true
+        residency = \"strict\"
+        domain = [{ name = \"strict.example\", mail_flow_region = \"EUR\" }]
+        user = [{ address = \"sara@strict.example\", preferred_data_location = \"EUR\" }]
+    ";
+    let edge = Edge::builder("EUR")
+        .directory(&format!("{CONTOSO}{strict}"))
+        .relay("NAM", world::free_address())
+        .with("[routing]\npropagation_window = \"1s\"")
+        .start();
+    let set = |domain: &str, extra: &[&str]| {
+        edge.command(&[&["domain", "set", domain, "--mail-flow-region", "NAM"], extra].concat())
+    };
+    // Multi-geo, and EUR stays among the allowed regions: it goes on taking mail (rule 8).
+    let told = set("contoso.com", &[]);
+    assert_eq!(told.code, 0, "{told:#?}");
+    for part in [
+        "EUR goes on accepting, and relays to each user's home",
+        "NAM accepts for every user (rule 6)",
+        "EUR accepts for every user and relays to the user's home region (rule 8)",
+    ] {
+        assert!(told.stdout.contains(part), "no {part} in {told:#?}");
+    }
+    assert!(!told.stdout.contains("refuses"), "{told:#?}");
+    // Strict: EUR refuses, and who stays there is taken nowhere.
+    let told = set("strict.example", &[]);
+    for part in [
+        "EUR refuses this mail after ",
+        "NAM accepts for users at home there, and answers ATTR35 for others (rule 6)",
+        "EUR answers ATTR35 for everybody (rule 22)",
+        "mail for the 1 users whose home is not NAM is refused everywhere",
+    ] {
+        assert!(told.stdout.contains(part), "no {part} in {told:#?}");
+    }
+    let says = |recipient: &str| {
+        let mut client = edge.client();
+        client.say("MAIL FROM:<sender@example.org>");
+        client.say(&format!("RCPT TO:<{recipient}>"))
+    };
+    until("the window to be over", || says("sara@strict.example").contains("ATTR35").then_some(()));
+    until("rule 8", || {
+        edge.command(&["explain", "anna@contoso.com"]).stdout.contains("rule 8").then_some(())
+    });
+    assert_eq!(says("anna@contoso.com"), OK);
+}

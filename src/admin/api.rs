@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::audit::Audit;
+use super::audit::{Audit, Entry};
+use super::caller::{Caller, Who};
 use super::directory;
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
@@ -25,7 +27,7 @@ use super::page;
 use super::queue;
 use super::status;
 use crate::clock::{Clock, Timestamp};
-use crate::directory::Directory;
+use crate::directory::{Directory, Register};
 use crate::explain;
 use crate::inquiry::Inquiry;
 use crate::limits::Limits;
@@ -49,11 +51,18 @@ pub enum Command {
     Upgrade(oneshot::Sender<Result<(), String>>),
 }
 
+/// Opens the directory for a change, as it is now, with the propagation window in force.
+pub type OpenRegister =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(Register, Duration), String>> + Send>> + Send + Sync>;
+
 /// What the API looks at.
 pub struct Door {
     pub queue: Queue,
     pub spool: Spool,
     pub directory: Directory,
+    pub register: OpenRegister,
+    /// One change of the directory after the other.
+    pub moving: tokio::sync::Mutex<()>,
     pub limits: Arc<Limits>,
     pub reporter: Reporter,
     pub commands: mpsc::Sender<Command>,
@@ -89,6 +98,7 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
     let everything = reading()
         .merge(directory::reading())
         .merge(changing())
+        .merge(directory::changing())
         .merge(queue::reading())
         .merge(queue::changing())
         .with_state(door.clone());
@@ -99,15 +109,17 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
         match tls {
             Some(tls) => {
                 let https = Https::new(listener, tls)?;
-                tokio::spawn(async move { axum::serve(https, guarded).await });
+                let known = guarded.into_make_service_with_connect_info::<Caller>();
+                tokio::spawn(async move { axum::serve(https, known).await });
             }
             None => {
-                tokio::spawn(async move { axum::serve(listener, guarded).await });
+                let known = guarded.into_make_service_with_connect_info::<Caller>();
+                tokio::spawn(async move { axum::serve(listener, known).await });
             }
         }
     }
     // Who asks over the socket is known by its user, for the audit.
-    let known = everything.into_make_service_with_connect_info::<queue::Caller>();
+    let known = everything.into_make_service_with_connect_info::<Caller>();
     tokio::spawn(async move { axum::serve(listener, known).await });
     Ok(())
 }
@@ -305,29 +317,56 @@ async fn history(State(door): State<Arc<Door>>, Query(span): Query<Span>) -> Jso
     Json(door.history.course(span.minutes.unwrap_or(60)))
 }
 
-async fn reload(State(door): State<Arc<Door>>) -> Response {
+/// What cannot be written down is not done.
+pub(super) async fn note_down(
+    door: &Door,
+    by: &str,
+    verb: &str,
+    detail: Option<&str>,
+) -> Result<(), Response> {
+    let entry = Entry { at: door.clock.now().to_string(), by, verb, detail, met: None };
+    door.audit.write(&entry).await.map_err(|error| {
+        let why = format!("nothing was changed: the audit could not be written: {error}\n");
+        (StatusCode::INTERNAL_SERVER_ERROR, why).into_response()
+    })
+}
+
+fn stopping() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response()
+}
+
+/// The number of warnings, or every mistake; `None` when the daemon is stopping.
+pub(super) async fn reload_now(door: &Door) -> Option<Result<usize, String>> {
     let (answer, reloaded) = oneshot::channel();
-    if door.commands.send(Command::Reload(answer)).await.is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response();
+    door.commands.send(Command::Reload(answer)).await.ok()?;
+    reloaded.await.ok()
+}
+
+async fn reload(State(door): State<Arc<Door>>, Who(by): Who) -> Response {
+    if let Err(refusal) = note_down(&door, &by, "reload", None).await {
+        return refusal;
     }
-    match reloaded.await {
-        Ok(Ok(warnings)) => {
+    match reload_now(&door).await {
+        Some(Ok(warnings)) => {
             Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response()
         }
-        Ok(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
+        Some(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
+        None => stopping(),
     }
 }
 
-async fn upgrade(State(door): State<Arc<Door>>) -> Response {
+async fn upgrade(State(door): State<Arc<Door>>, Who(by): Who) -> Response {
+    if let Err(refusal) = note_down(&door, &by, "upgrade", None).await {
+        return refusal;
+    }
     let (answer, checked) = oneshot::channel();
     if door.commands.send(Command::Upgrade(answer)).await.is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response();
+        return stopping();
     }
     match checked.await {
         Ok(Ok(())) => (StatusCode::ACCEPTED, Json(serde_json::json!({ "upgrading": true }))).into_response(),
         Ok(Err(why)) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n").into_response(),
+        Err(_) => stopping(),
     }
 }
 
@@ -336,10 +375,13 @@ struct Within {
     timeout_s: Option<u64>,
 }
 
-async fn drain(State(door): State<Arc<Door>>, Query(within): Query<Within>) -> StatusCode {
+async fn drain(State(door): State<Arc<Door>>, Who(by): Who, Query(within): Query<Within>) -> Response {
     let within = within.timeout_s.map(Duration::from_secs);
+    let detail = within.map(|within| format!("within {} s", within.as_secs()));
+    // Whoever stops a node whose disk is full must be able to.
+    let _ = note_down(&door, &by, "drain", detail.as_deref()).await;
     match door.commands.send(Command::Drain { within }).await {
-        Ok(()) => StatusCode::ACCEPTED,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(_) => stopping(),
     }
 }

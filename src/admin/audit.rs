@@ -1,4 +1,5 @@
-//! Audit: who changed what in the queue, when, and what that met: a file that is only appended to.
+//! Audit: who changed what in the queue, the directory or the daemon, when, and what that met: a file that is
+//! only appended to.
 //!
 //! A line is on disk before the change begins: what cannot be written down is not done.
 
@@ -27,9 +28,16 @@ pub(super) struct Entry<'a> {
     pub(super) at: String,
     pub(super) by: &'a str,
     pub(super) verb: &'a str,
-    pub(super) filter: &'a crate::mail::Filter,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) met: Option<Met<'a>>,
+}
+
+/// What a verb of the queue met.
+#[derive(Debug, Serialize)]
+pub(super) struct Met<'a> {
+    pub(super) filter: &'a crate::mail::Filter,
     pub(super) messages: usize,
     pub(super) recipients: usize,
     /// The first of them.

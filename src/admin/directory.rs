@@ -1,17 +1,21 @@
 //! Directory: domains, users and connectors as the API and the command line show them.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::api::Door;
+use super::api::{Door, note_down, reload_now};
+use super::caller::Who;
+use super::moving::{Manner, Plan, Refusal, plan_domain, plan_user, whole_user_row};
 use crate::decision::{home_region, in_region_routing};
+use crate::directory::Register;
 use crate::mail::{
     AcceptedDomain, Address, ConnectorKind, Domain, DomainKind, Lookup, Residency, Tenant, User,
 };
@@ -20,10 +24,162 @@ pub(super) fn reading() -> Router<Arc<Door>> {
     Router::new()
         .route("/v1/domains", get(domains))
         .route("/v1/domains/{name}", get(domain))
+        .route("/v1/users", get(users))
         .route("/v1/users/{address}", get(user))
         .route("/v1/connectors", get(connectors))
         .route("/v1/directory/check", get(check))
         .route("/v1/directory/stats", get(stats))
+}
+
+pub(super) fn changing() -> Router<Arc<Door>> {
+    Router::new().route("/v1/domains/{name}", post(set_domain)).route("/v1/users/{address}", post(set_user))
+}
+
+/// `POST /v1/domains/{name}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainWish {
+    /// A region's code, or `none`.
+    mail_flow_region: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /v1/users/{address}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserWish {
+    preferred_data_location: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn set_domain(
+    State(door): State<Arc<Door>>,
+    Path(name): Path<String>,
+    Who(by): Who,
+    Json(wish): Json<DomainWish>,
+) -> Response {
+    let DomainWish { mail_flow_region: to, dry_run, force } = wish;
+    let _one_at_a_time = door.moving.lock().await;
+    let (mut register, window) = match (door.register)().await {
+        Ok(opened) => opened,
+        Err(why) => return refusal(&Refusal::Failed(why)),
+    };
+    let when = (door.clock.now(), window);
+    match plan_domain(&mut register, &name, &to, Manner { dry_run, force }, when).await {
+        Ok(plan) => carry_out(&door, &by, "domain-set", plan, register).await,
+        Err(why) => refusal(&why),
+    }
+}
+
+async fn set_user(
+    State(door): State<Arc<Door>>,
+    Path(address): Path<String>,
+    Who(by): Who,
+    Json(wish): Json<UserWish>,
+) -> Response {
+    let UserWish { preferred_data_location: to, dry_run, force } = wish;
+    let _one_at_a_time = door.moving.lock().await;
+    let (mut register, _) = match (door.register)().await {
+        Ok(opened) => opened,
+        Err(why) => return refusal(&Refusal::Failed(why)),
+    };
+    match plan_user(&mut register, &address, &to, Manner { dry_run, force }).await {
+        Ok(plan) => carry_out(&door, &by, "user-set", plan, register).await,
+        Err(why) => refusal(&why),
+    }
+}
+
+/// Written down, done to its end even if whoever asked does not wait, and put in force.
+async fn carry_out(
+    door: &Arc<Door>,
+    by: &str,
+    verb: &'static str,
+    mut plan: Plan,
+    mut register: Register,
+) -> Response {
+    if !plan.changes() {
+        return Json(plan.told).into_response();
+    }
+    if let Err(refusal) = note_down(door, by, verb, Some(&plan.summary)).await {
+        return refusal;
+    }
+    let door = door.clone();
+    let done = tokio::spawn(async move {
+        plan.carry_out(&mut register).await?;
+        let in_force = if register.needs_reload() {
+            match reload_now(&door).await {
+                Some(Ok(_)) => "now: the running daemon has reloaded".to_owned(),
+                Some(Err(mistakes)) => format!("not yet: the running daemon did not reload: {mistakes}"),
+                None => "from the next start: the daemon is stopping".to_owned(),
+            }
+        } else {
+            "within 2 s at every node".to_owned()
+        };
+        plan.told["in_force"] = in_force.into();
+        Ok(plan.told)
+    });
+    match done.await {
+        Ok(Ok(told)) => Json(told).into_response(),
+        Ok(Err(why)) => refusal(&why),
+        Err(error) => refusal(&Refusal::Failed(error.to_string())),
+    }
+}
+
+fn refusal(refusal: &Refusal) -> Response {
+    let (status, why) = match refusal {
+        Refusal::Mistake(why) => (StatusCode::UNPROCESSABLE_ENTITY, why.clone()),
+        Refusal::Absent(why) => (StatusCode::NOT_FOUND, why.clone()),
+        Refusal::Objection(why) => (StatusCode::CONFLICT, format!("{why}; \"force\": true insists")),
+        Refusal::Failed(why) => (StatusCode::SERVICE_UNAVAILABLE, why.clone()),
+    };
+    (status, format!("{why}\n")).into_response()
+}
+
+/// `GET /v1/users`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersAsked {
+    domain: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Rows unless told, and at most.
+const USERS: usize = 1_000;
+const USERS_LIMIT: usize = 100_000;
+
+async fn users(State(door): State<Arc<Door>>, Query(asked): Query<UsersAsked>) -> Response {
+    let (mut register, _) = match (door.register)().await {
+        Ok(opened) => opened,
+        Err(why) => return refusal(&Refusal::Failed(why)),
+    };
+    let of = match &asked.domain {
+        None => None,
+        Some(name) => match Domain::parse(name).ok().filter(|name| register.domain(name).is_some()) {
+            Some(name) => Some(name),
+            None => return absent(name),
+        },
+    };
+    let limit = asked.limit.unwrap_or(USERS).min(USERS_LIMIT);
+    let table = register.table().clone();
+    let mut rows = Vec::new();
+    let listed = register.each_user(of.as_ref(), |user, aliases| {
+        if rows.len() >= limit {
+            return ControlFlow::Break(());
+        }
+        let domain = table.domain(user.primary.domain());
+        rows.push(whole_user_row(domain.map(|domain| &**domain), &user, &aliases));
+        ControlFlow::Continue(())
+    });
+    match listed.await {
+        Ok(()) => Json(rows).into_response(),
+        Err(trouble) => refusal(&trouble.into()),
+    }
 }
 
 async fn domains(State(door): State<Arc<Door>>) -> Json<Vec<Value>> {
@@ -118,7 +274,7 @@ pub fn domain_row(domain: &AcceptedDomain) -> Value {
 }
 
 /// One user, in the domain of its primary address.
-pub fn user_row(domain: Option<&AcceptedDomain>, user: &User) -> Value {
+pub(super) fn user_row(domain: Option<&AcceptedDomain>, user: &User) -> Value {
     let licenses = [("multi-geo", user.licenses.multi_geo), ("mail", user.licenses.mail)];
     let held: Vec<_> = licenses.iter().filter(|(_, held)| *held).map(|(name, _)| *name).collect();
     json!({
@@ -133,7 +289,7 @@ pub fn user_row(domain: Option<&AcceptedDomain>, user: &User) -> Value {
 }
 
 /// Whether in-region routing applies to the user, or why it does not (spec, section 0).
-pub fn routing(domain: &AcceptedDomain, user: &User) -> &'static str {
+pub(super) fn routing(domain: &AcceptedDomain, user: &User) -> &'static str {
     let home = home_region(&domain.tenant, user);
     in_region_routing(domain, domain.ingress_region(), user, home).word()
 }

@@ -4,17 +4,20 @@
 
 mod api;
 mod audit;
+mod caller;
 pub mod client;
 mod directory;
 mod guard;
 mod history;
 mod https;
+mod moving;
 mod queue;
 mod status;
 mod page;
 
-pub use api::{Address, Command, Door, serve};
+pub use api::{Address, Command, Door, OpenRegister, serve};
 pub use audit::{Audit, FILE as AUDIT_FILE};
-pub use directory::{ConnectorRow, connector_rows, domain_row, routing, user_row};
+pub use directory::{ConnectorRow, connector_rows, domain_row};
 pub use guard::Token;
 pub use history::History;
+pub use moving::{Manner, Plan, Refusal, find_user, plan_domain, plan_user, users_of, whole_user_row};

@@ -4,18 +4,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
 
 use super::api::Door;
-use super::audit::Entry;
+use super::audit::{Entry, Met};
+use super::caller::Who;
 use crate::mail::{AddressPattern, Filter, MessageId, Priority};
 use crate::queue::{Changed, Header, Hold, LaneView, Matched, MessageView, Mode, Verb};
 use crate::report::Event;
@@ -84,28 +82,6 @@ pub(super) struct Answer {
     pub(super) holds: usize,
     /// The first thousand of them.
     pub(super) matched: Vec<Matched>,
-}
-
-/// Who is at the other end of the socket.
-#[derive(Debug, Clone)]
-pub(super) struct Caller {
-    uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
-    }
-}
-
-type Who = Option<Extension<ConnectInfo<Caller>>>;
-
-fn name_of(who: Who) -> String {
-    match who.map(|Extension(ConnectInfo(caller))| caller.uid) {
-        Some(Some(uid)) => format!("uid {uid}"),
-        Some(None) => "socket".to_owned(),
-        None => "api".to_owned(),
-    }
 }
 
 pub(super) fn reading() -> Router<Arc<Door>> {
@@ -184,7 +160,7 @@ fn verb_of(word: &str, request: &Request) -> Result<Verb, Refusal> {
 async fn change(
     State(door): State<Arc<Door>>,
     Path(word): Path<String>,
-    who: Who,
+    Who(by): Who,
     Json(request): Json<Request>,
 ) -> Response {
     let verb = match verb_of(&word, &request) {
@@ -202,7 +178,6 @@ async fn change(
     if request.dry_run {
         return answer(&verb, Mode::DryRun, preview, holds);
     }
-    let by = name_of(who);
     if let Err(error) = note_down(&door, &by, &verb, &request, &preview).await {
         let why = format!("nothing was changed: the audit could not be written: {error}\n");
         return (StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
@@ -251,11 +226,13 @@ async fn note_down(
             at: door.clock.now().to_string(),
             by,
             verb: verb.word(),
-            filter: &request.filter,
             detail,
-            messages: met.messages,
-            recipients: met.recipients,
-            ids: met.matched.iter().map(|row| row.id).collect(),
+            met: Some(Met {
+                filter: &request.filter,
+                messages: met.messages,
+                recipients: met.recipients,
+                ids: met.matched.iter().map(|row| row.id).collect(),
+            }),
         })
         .await
 }

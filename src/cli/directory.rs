@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::{Cli, MISTAKE, NO, YES, print_json};
-use crate::config::{self, DirectorySource, Settings};
+use crate::config::{self, Settings};
 use crate::daemon;
 use crate::directory::{self, Counts, Directory, Imported, Register, Table};
 use crate::document::Notes;
@@ -59,25 +59,13 @@ pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory,
 
 /// The directory as operators see it.
 pub(super) async fn register(loaded: config::Loaded) -> Result<(Settings, Register), u8> {
-    let config::Loaded { settings, table, .. } = loaded;
-    let path = match &settings.directory.source {
-        DirectorySource::File(path) | DirectorySource::Ldap { path, .. } => path.clone(),
-        DirectorySource::Postgres(_) => PathBuf::new(),
-    };
-    let Some(service) = daemon::directory_service(&settings, None) else {
-        let regions = settings.known_regions();
-        return Ok((settings, Register::of_file(path, table, regions)));
-    };
-    let opened =
-        tokio::time::timeout(PATIENCE, Box::pin(Register::of_service(&service, (path, table)))).await;
-    match opened {
-        Ok(Ok((register, warnings))) => {
+    match daemon::register(loaded).await {
+        Ok((settings, register, warnings)) => {
             warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             Ok((settings, register))
         }
-        Ok(Err(trouble)) => Err(failed(&trouble)),
-        Err(_) => {
-            eprintln!("the directory: no answer within {} s", PATIENCE.as_secs());
+        Err(why) => {
+            eprintln!("{why}");
             Err(NO)
         }
     }

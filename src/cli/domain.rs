@@ -1,19 +1,17 @@
 //! Domain: the accepted domains, and moving one's mail to another region.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::directory::{failed, register};
 use super::{Cli, MISTAKE, NO, YES, print_fields, print_json, print_table, tell_of_change};
-use crate::admin::domain_row;
-use crate::clock::{Clock, Timestamp};
+use crate::admin::{Manner, Refusal, domain_row, plan_domain, users_of};
+use crate::clock::Clock;
 use crate::config;
-use crate::decision::home_region;
-use crate::directory::{Homes, Move, Register};
-use crate::mail::{AcceptedDomain, Address, Domain, Licenses, Region, Regions, User};
+use crate::directory::Register;
+use crate::mail::{AcceptedDomain, Domain};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -67,7 +65,7 @@ async fn show(cli: &Cli, loaded: config::Loaded, name: &str) -> Result<u8, u8> {
     let domain = find(&register, name)?;
     let homes = register.homes(&domain.name).await.map_err(|trouble| failed(&trouble))?;
     let mut shown = domain_row(&domain);
-    shown["users"] = users(&domain, &homes);
+    shown["users"] = users_of(&domain, &homes);
     if cli.json {
         print_json(&shown);
     } else {
@@ -87,148 +85,47 @@ fn find(register: &Register, name: &str) -> Result<Arc<AcceptedDomain>, u8> {
     })
 }
 
-/// A region's code that exists, or `none`.
-pub(super) fn region(text: &str, regions: &Regions) -> Result<Option<Region>, u8> {
-    if text.eq_ignore_ascii_case("none") {
-        return Ok(None);
-    }
-    regions.find(text).map(Some).ok_or_else(|| {
-        eprintln!("{text:?} is no region code; expected one of the 25 codes or of region_codes, or none");
-        MISTAKE
-    })
-}
-
-/// How many users, where they live, and to how many in-region routing applies.
-fn users(domain: &AcceptedDomain, homes: &Homes) -> Value {
-    let mut by_home: BTreeMap<String, u64> = BTreeMap::new();
-    for (user, count) in each(domain, homes) {
-        *by_home.entry(home_region(&domain.tenant, &user).to_string()).or_default() += count;
-    }
-    json!({
-        "total": homes.values().sum::<u64>(),
-        "in_region_routing": routed(domain, homes),
-        "by_home_region": by_home,
-    })
-}
-
-/// Users to whom in-region routing applies (spec, section 0).
-fn routed(domain: &AcceptedDomain, homes: &Homes) -> u64 {
-    let applies = |user: &User| {
-        domain.tenant.routes_in_region()
-            && domain.mail_flow_region == Some(home_region(&domain.tenant, user))
-            && user.licenses.multi_geo
-            && user.licenses.mail
-    };
-    each(domain, homes).filter(|(user, _)| applies(user)).map(|(_, count)| count).sum()
-}
-
-/// One user for all who are alike.
-fn each<'h>(domain: &AcceptedDomain, homes: &'h Homes) -> impl Iterator<Item = (User, u64)> + 'h {
-    let anybody = Address::postmaster_at(domain.name.clone());
-    homes.iter().map(move |((location, holds), count)| {
-        let licenses = Licenses { multi_geo: holds.multi_geo, mail: holds.mail };
-        (User { primary: anybody.clone(), preferred_data_location: location.clone(), licenses }, *count)
-    })
-}
-
 async fn change(cli: &Cli, loaded: config::Loaded, set: &Set) -> Result<u8, u8> {
     let (settings, mut register) = register(loaded).await?;
-    let before = find(&register, &set.domain)?;
-    let to = region(&set.mail_flow_region, register.regions())?;
-    let tenant = &before.tenant;
-    if let Some(to) = to.filter(|to| !tenant.allows(*to) && !set.force) {
-        let allowed: Vec<_> = tenant.allowed_regions.iter().map(ToString::to_string).collect();
-        eprintln!(
-            "{to} is none of the regions of tenant {} ({}): mail would enter where no mailbox can be; --force insists",
-            tenant.id,
-            allowed.join(" ")
-        );
-        return Err(NO);
-    }
-    let now = Clock::System.now();
-    let homes = register.homes(&before.name).await.map_err(|trouble| failed(&trouble))?;
-    let after = AcceptedDomain {
-        mail_flow_region: to,
-        previous_mail_flow_region: before.mail_flow_region,
-        mail_flow_region_changed_at: Some(now),
-        ..AcceptedDomain::clone(&before)
-    };
-    let until = now.plus(settings.routing.propagation_window);
-    let changes = to != before.mail_flow_region;
-    let mut told = told(&before, &after, &homes, now, until, changes);
-    told["dry_run"] = set.dry_run.into();
-    told["notes"] = notes(&before, &after, now, &settings).into();
-    if changes && !set.dry_run {
-        let change = Move { domain: before.name.clone(), from: before.mail_flow_region, to, at: now };
-        register.set_mail_flow_region(&change).await.map_err(|trouble| failed(&trouble))?;
-        told["in_force"] = tell_of_change(&settings, &register).await.into();
+    let manner = Manner { dry_run: set.dry_run, force: set.force };
+    let when = (Clock::System.now(), settings.routing.propagation_window);
+    let planned = plan_domain(&mut register, &set.domain, &set.mail_flow_region, manner, when).await;
+    let mut plan = planned.map_err(|refusal| refused(&refusal))?;
+    if plan.changes() {
+        plan.carry_out(&mut register).await.map_err(|refusal| refused(&refusal))?;
+        plan.told["in_force"] = tell_of_change(&settings, &register).await.into();
     }
     if cli.json {
-        print_json(&told);
+        print_json(&plan.told);
     } else {
-        print(&told, changes, set.dry_run);
+        print(&plan.told);
     }
     Ok(YES)
 }
 
-fn told(
-    before: &AcceptedDomain,
-    after: &AcceptedDomain,
-    homes: &Homes,
-    now: Timestamp,
-    until: Timestamp,
-    changes: bool,
-) -> Value {
-    let (old, new) = (before.ingress_region(), after.ingress_region());
-    let moves = changes && old != new;
-    json!({
-        "domain": before.name,
-        "tenant": &*before.tenant.id,
-        "changed": changes,
-        "mail_flow_region": { "from": before.mail_flow_region, "to": after.mail_flow_region },
-        "ingress": { "from": old, "to": new },
-        "users": {
-            "total": homes.values().sum::<u64>(),
-            "in_region_routing": { "from": routed(before, homes), "to": routed(after, homes) },
-        },
-        // Rule 21: both accept meanwhile.
-        "window": moves.then(|| json!({ "from": now.to_string(), "until": until.to_string(), "accept": [old, new] })),
-        "safe_until": moves.then(|| until.to_string()),
-    })
+/// Says why nothing was changed.
+pub(super) fn refused(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::Mistake(why) => {
+            eprintln!("{why}");
+            MISTAKE
+        }
+        Refusal::Objection(why) => {
+            eprintln!("{why}; --force insists");
+            NO
+        }
+        Refusal::Absent(why) | Refusal::Failed(why) => {
+            eprintln!("{why}");
+            NO
+        }
+    }
 }
 
-fn notes(
-    before: &AcceptedDomain,
-    after: &AcceptedDomain,
-    now: Timestamp,
-    settings: &config::Settings,
-) -> Vec<String> {
-    let mut notes = Vec::new();
-    let tenant = &before.tenant;
-    if before.mail_flow_region != after.mail_flow_region && !tenant.routes_in_region() {
-        notes.push(format!(
-            "tenant {} has multi_geo or in_region_routing off: mail enters in {} whatever this says",
-            tenant.id, tenant.default_region
-        ));
-    }
-    let window = settings.routing.propagation_window;
-    if let (Some(at), previous) = (before.mail_flow_region_changed_at, before.previous_mail_flow_region)
-        && now.since(at) < window
-        && before.mail_flow_region != after.mail_flow_region
-    {
-        let former = previous.unwrap_or(tenant.default_region);
-        notes.push(format!(
-            "the window of the change at {at} is still open: mail that is still sent to {former} is told ATTR35 from now on"
-        ));
-    }
-    notes
-}
-
-fn print(told: &Value, changes: bool, dry_run: bool) {
+fn print(told: &Value) {
     let text = |value: &Value| super::plain(value);
     let pair = |value: &Value| format!("{} -> {}", text(&value["from"]), text(&value["to"]));
     println!("{} (tenant {})", text(&told["domain"]), text(&told["tenant"]));
-    if !changes {
+    if told["changed"] != true {
         println!("  mail_flow_region is {} already", text(&told["mail_flow_region"]["to"]));
         return;
     }
@@ -250,11 +147,26 @@ fn print(told: &Value, changes: bool, dry_run: bool) {
             text(&window["from"]),
             text(&window["until"])
         );
+        match told["safe_until"].as_str() {
+            Some(until) => println!(
+                "  {:<20}change the MX now; {} refuses this mail after {until}",
+                "safe",
+                text(&window["accept"][0])
+            ),
+            None => println!(
+                "  {:<20}change the MX when you like; {} goes on accepting, and relays to each user's home",
+                "safe",
+                text(&window["accept"][0])
+            ),
+        }
+    }
+    for edge in told["afterwards"].as_array().into_iter().flatten() {
         println!(
-            "  {:<20}change the MX now; {} refuses this mail after {}",
-            "safe",
-            text(&window["accept"][0]),
-            text(&window["until"])
+            "  {:<20}{} {} (rule {})",
+            "afterwards",
+            text(&edge["region"]),
+            text(&edge["says"]),
+            text(&edge["rule"])
         );
     }
     for note in told["notes"].as_array().into_iter().flatten() {
@@ -262,7 +174,7 @@ fn print(told: &Value, changes: bool, dry_run: bool) {
     }
     match told["in_force"].as_str() {
         Some(how) => println!("  {:<20}{how}", "in force"),
-        None if dry_run => println!("  nothing was changed: a dry run"),
+        None if told["dry_run"] == true => println!("  nothing was changed: a dry run"),
         None => {}
     }
 }

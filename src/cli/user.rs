@@ -3,16 +3,14 @@
 use std::ops::ControlFlow;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::directory::{failed, register};
-use super::domain::region;
-use super::{Cli, MISTAKE, NO, YES, plain, print_fields, print_json, print_table, tell_of_change};
-use crate::admin::{routing, user_row};
+use super::domain::refused;
+use super::{Cli, NO, YES, plain, print_fields, print_json, print_table, tell_of_change};
+use crate::admin::{Manner, find_user, plan_user, whole_user_row};
 use crate::config;
-use crate::decision::home_region;
-use crate::directory::Register;
-use crate::mail::{AcceptedDomain, Address, Domain, Residency, User};
+use crate::mail::Domain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -79,7 +77,7 @@ async fn list(cli: &Cli, loaded: config::Loaded, asked: &List) -> Result<u8, u8>
             return ControlFlow::Break(());
         }
         let domain = table.domain(user.primary.domain());
-        rows.push(row(domain.map(|domain| &**domain), &user, &aliases));
+        rows.push(whole_user_row(domain.map(|domain| &**domain), &user, &aliases));
         ControlFlow::Continue(())
     });
     listed.await.map_err(|trouble| failed(&trouble))?;
@@ -97,29 +95,12 @@ async fn list(cli: &Cli, loaded: config::Loaded, asked: &List) -> Result<u8, u8>
     Ok(YES)
 }
 
-fn row(domain: Option<&AcceptedDomain>, user: &User, aliases: &[Address]) -> Value {
-    let mut row = user_row(domain, user);
-    row["aliases"] = json!(aliases);
-    row
-}
-
-async fn find(register: &mut Register, text: &str) -> Result<(User, Vec<Address>), u8> {
-    let Ok(address) = Address::parse(text) else {
-        eprintln!("{text:?} is no address");
-        return Err(MISTAKE);
-    };
-    let found = register.user(&address).await.map_err(|trouble| failed(&trouble))?;
-    found.ok_or_else(|| {
-        eprintln!("{address} is nobody's address");
-        NO
-    })
-}
-
 async fn show(cli: &Cli, loaded: config::Loaded, text: &str) -> Result<u8, u8> {
     let (_, mut register) = register(loaded).await?;
-    let (user, aliases) = find(&mut register, text).await?;
+    let found = find_user(&mut register, text).await;
+    let (user, aliases) = found.map_err(|refusal| refused(&refusal))?;
     let domain = register.table().domain(user.primary.domain()).cloned();
-    let shown = row(domain.as_deref(), &user, &aliases);
+    let shown = whole_user_row(domain.as_deref(), &user, &aliases);
     if cli.json {
         print_json(&shown);
     } else {
@@ -130,61 +111,25 @@ async fn show(cli: &Cli, loaded: config::Loaded, text: &str) -> Result<u8, u8> {
 
 async fn change(cli: &Cli, loaded: config::Loaded, set: &Set) -> Result<u8, u8> {
     let (settings, mut register) = register(loaded).await?;
-    let (before, _) = find(&mut register, &set.address).await?;
-    let to = region(&set.preferred_data_location, register.regions())?;
-    let Some(domain) = register.table().domain(before.primary.domain()).cloned() else {
-        eprintln!("{} is in no accepted domain", before.primary);
-        return Err(NO);
-    };
-    let after = User { preferred_data_location: to.map(|to| to.as_str().into()), ..before.clone() };
-    let (old, new) = (home_region(&domain.tenant, &before), home_region(&domain.tenant, &after));
-    let ingress = domain.ingress_region();
-    if !set.force {
-        let objection = match to {
-            Some(to) if !domain.tenant.allows(to) => Some(format!(
-                "{to} is none of the regions of tenant {}: {} would hold instead",
-                domain.tenant.id, domain.tenant.default_region
-            )),
-            _ if domain.tenant.residency == Residency::Strict && new != ingress => Some(format!(
-                "the tenant is strict and its mail enters in {ingress}: no region would take this user's mail"
-            )),
-            _ => None,
-        };
-        if let Some(objection) = objection {
-            eprintln!("{objection}; --force insists");
-            return Err(NO);
-        }
-    }
-    let changes = after.preferred_data_location != before.preferred_data_location;
-    let mut told = json!({
-        "address": before.primary,
-        "tenant": &*domain.tenant.id,
-        "changed": changes,
-        "dry_run": set.dry_run,
-        "preferred_data_location": {
-            "from": before.preferred_data_location, "to": after.preferred_data_location,
-        },
-        "home": { "from": old, "to": new },
-        "ingress": ingress,
-        "in_region_routing": { "from": routing(&domain, &before), "to": routing(&domain, &after) },
-    });
-    if changes && !set.dry_run {
-        let set = register.set_preferred_data_location(&before.primary, to).await;
-        set.map_err(|trouble| failed(&trouble))?;
-        told["in_force"] = tell_of_change(&settings, &register).await.into();
+    let manner = Manner { dry_run: set.dry_run, force: set.force };
+    let planned = plan_user(&mut register, &set.address, &set.preferred_data_location, manner).await;
+    let mut plan = planned.map_err(|refusal| refused(&refusal))?;
+    if plan.changes() {
+        plan.carry_out(&mut register).await.map_err(|refusal| refused(&refusal))?;
+        plan.told["in_force"] = tell_of_change(&settings, &register).await.into();
     }
     if cli.json {
-        print_json(&told);
+        print_json(&plan.told);
     } else {
-        print(&told, changes, set.dry_run);
+        print(&plan.told);
     }
     Ok(YES)
 }
 
-fn print(told: &Value, changes: bool, dry_run: bool) {
+fn print(told: &Value) {
     let pair = |value: &Value| format!("{} -> {}", plain(&value["from"]), plain(&value["to"]));
     println!("{} (tenant {})", plain(&told["address"]), plain(&told["tenant"]));
-    if !changes {
+    if told["changed"] != true {
         println!("  preferred_data_location is {} already", plain(&told["preferred_data_location"]["to"]));
         return;
     }
@@ -195,7 +140,7 @@ fn print(told: &Value, changes: bool, dry_run: bool) {
     println!("  {:<26}mail that waits in a queue is routed again before its next attempt", "queued mail");
     match told["in_force"].as_str() {
         Some(how) => println!("  {:<26}{how}", "in force"),
-        None if dry_run => println!("  nothing was changed: a dry run"),
+        None if told["dry_run"] == true => println!("  nothing was changed: a dry run"),
         None => {}
     }
 }

@@ -15,7 +15,7 @@ mod upgrade;
 mod welcome;
 
 pub use certificates::identities;
-pub use settings::{directory, directory_service, dns, rules, rules_as_seen_from, wording};
+pub use settings::{directory, directory_service, dns, register, rules, rules_as_seen_from, wording};
 
 use std::io;
 use std::net::IpAddr;
@@ -233,6 +233,8 @@ impl Daemon {
             commands: command_sender,
             draining: drain_watch,
             directory: inquiry.directory().clone(),
+            register: open_register(path.clone()),
+            moving: tokio::sync::Mutex::default(),
             limits: shared.limits.clone(),
             region: settings.node.region.to_string(),
             hostname: settings.node.hostname.to_string(),
@@ -553,6 +555,20 @@ fn directory_service_changed(old: &Settings, new: &Settings) -> bool {
         config::DirectorySettings { postmaster: old.directory.postmaster.clone(), ..new.directory.clone() }
             == old.directory;
     !(same || directory_file(old) && directory_file(new))
+}
+
+/// The directory as the configuration names it now, for whoever wants to change it over the API.
+fn open_register(path: PathBuf) -> admin::OpenRegister {
+    Box::new(move || {
+        let path = path.clone();
+        Box::pin(async move {
+            let loading = tokio::task::spawn_blocking(move || config::load(&path));
+            let loaded = loading.await.map_err(|error| error.to_string())?;
+            let loaded = loaded.map_err(|mistakes| mistakes.to_string())?;
+            let (settings, register, _) = register(loaded).await?;
+            Ok((register, settings.routing.propagation_window))
+        })
+    })
 }
 
 /// Says in the log what the directory service has to tell.

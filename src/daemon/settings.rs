@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -11,7 +12,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, DirectorySource, Settings};
 use crate::decision::{MixedRegions, Otherwise, PeerPattern, Rules};
-use crate::directory::{self, Directory, News, Table};
+use crate::directory::{self, Directory, News, Register, Table};
 use crate::dns::Resolver;
 use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
@@ -151,6 +152,28 @@ pub fn directory_service(settings: &Settings, snapshot: Option<PathBuf>) -> Opti
         clock: Clock::System,
     })
 }
+
+/// The directory as operators see and change it, with what in it could not be read.
+pub async fn register(loaded: config::Loaded) -> Result<(Settings, Register, Vec<String>), String> {
+    let config::Loaded { settings, table, .. } = loaded;
+    let path = match &settings.directory.source {
+        DirectorySource::File(path) | DirectorySource::Ldap { path, .. } => path.clone(),
+        DirectorySource::Postgres(_) => PathBuf::new(),
+    };
+    let Some(service) = directory_service(&settings, None) else {
+        let regions = settings.known_regions();
+        return Ok((settings, Register::of_file(path, table, regions), Vec::new()));
+    };
+    let opening = Box::pin(Register::of_service(&service, (path, table)));
+    match tokio::time::timeout(REGISTER_PATIENCE, opening).await {
+        Ok(Ok((register, warnings))) => Ok((settings, register, warnings)),
+        Ok(Err(trouble)) => Err(format!("the directory: {trouble}")),
+        Err(_) => Err(format!("the directory: no answer within {} s", REGISTER_PATIENCE.as_secs())),
+    }
+}
+
+/// A directory service's first word to an operator.
+const REGISTER_PATIENCE: Duration = Duration::from_secs(30);
 
 fn authserv_id(settings: &Settings) -> &str {
     settings.auth.authserv_id.as_deref().unwrap_or(settings.node.hostname.as_str())

@@ -59,6 +59,22 @@ impl AcceptedDomain {
         self.ingress_if(self.mail_flow_region)
     }
 
+    /// By which rule mail from outside may enter at a node of that region, or may not; the propagation window of
+    /// a change (rule 21) aside.
+    pub fn entry_at(&self, node: Region) -> Result<&'static str, &'static str> {
+        let tenant = &self.tenant;
+        if self.ingress_region() == node {
+            return Ok(if tenant.routes_in_region() && self.mail_flow_region.is_some() { "6" } else { "9" });
+        }
+        if tenant.residency == Residency::Strict {
+            return Err("22");
+        }
+        if !tenant.routes_in_region() {
+            return Err("10");
+        }
+        if tenant.allows(node) { Ok("8") } else { Err("7") }
+    }
+
     fn ingress_if(&self, mail_flow_region: Option<Region>) -> Region {
         mail_flow_region.filter(|_| self.tenant.routes_in_region()).unwrap_or(self.tenant.default_region)
     }
@@ -127,7 +143,6 @@ fn decide_region(
     trail: &mut Trail,
 ) -> Result<Region, Reason> {
     let node = rules.node_region;
-    let tenant = &domain.tenant;
     let ingress = domain.ingress_region();
     match facts.attribution {
         Attribution::PeerEdge(region) => {
@@ -140,35 +155,20 @@ fn decide_region(
         }
         Attribution::Incoming => {}
     }
-    if ingress == node {
-        let rule = if tenant.routes_in_region() && domain.mail_flow_region.is_some() { "6" } else { "9" };
-        trail.step(rule, || format!("ingress region {ingress} is this node's region"));
-        return Ok(ingress);
-    }
-    if domain.former_ingress_region(rules, facts.now) == Some(node) {
+    let decided = domain.entry_at(node);
+    if ingress != node && domain.former_ingress_region(rules, facts.now) == Some(node) {
         trail.step("21", || format!("ingress moved from {node} to {ingress} within the propagation window"));
         return Ok(ingress);
     }
-    if tenant.residency == Residency::Strict {
-        trail.step("22", || {
-            format!("strict residency: mail enters in {ingress} only, this node is in {node}")
-        });
-        return Err(Reason::WrongRegion);
-    }
-    if !tenant.routes_in_region() {
-        trail.step("10", || {
-            format!("in-region routing off or single-geo: mail enters in {ingress}, not in {node}")
-        });
-        return Err(Reason::WrongRegion);
-    }
-    if !tenant.allows(node) {
-        trail.step("7", || format!("mail enters in {ingress}, and {node} is not in allowed_regions"));
-        return Err(Reason::WrongRegion);
-    }
-    trail.step("8", || {
-        format!("mail enters in {ingress}, but {node} is in allowed_regions with in-region routing")
+    let (Ok(rule) | Err(rule)) = decided;
+    trail.step(rule, || match rule {
+        "7" => format!("mail enters in {ingress}, and {node} is not in allowed_regions"),
+        "8" => format!("mail enters in {ingress}, but {node} is in allowed_regions with in-region routing"),
+        "10" => format!("in-region routing off or single-geo: mail enters in {ingress}, not in {node}"),
+        "22" => format!("strict residency: mail enters in {ingress} only, this node is in {node}"),
+        _ => format!("ingress region {ingress} is this node's region"),
     });
-    Ok(ingress)
+    decided.map(|_| ingress).map_err(|_| Reason::WrongRegion)
 }
 
 fn describe(domain: &AcceptedDomain, asked: &Domain) -> String {

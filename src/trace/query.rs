@@ -13,7 +13,9 @@ use crate::document::parse_duration;
 use crate::mail::{MessageId, SessionId};
 
 use super::record::first_id;
-use super::segment::{Family, Status, hashed, integer, open_to_read, turned, unsigned, unturned};
+use super::segment::{
+    Family, Index, Status, TOKEN, hashed, integer, open_to_read, turned, unsigned, unturned,
+};
 
 pub const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MOST: usize = 10_000;
@@ -149,24 +151,39 @@ pub fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
     Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}T00:00:00Z")))
 }
 
-/// One segment's question: conditions with their values, and which table leads.
-struct Plan {
-    terms: Vec<String>,
+/// One condition, its value, and the index that finds its rows.
+struct Term {
+    sql: String,
     values: Vec<Value>,
-    /// The message leads when it is looked for by what only it has.
-    message_leads: bool,
+    index: Option<Index>,
+}
+
+impl Term {
+    fn new(sql: impl Into<String>, index: Option<Index>) -> Self {
+        Self { sql: sql.into(), values: Vec::new(), index }
+    }
+
+    fn with(sql: impl Into<String>, value: Value, index: Index) -> Self {
+        Self { sql: sql.into(), values: vec![value], index: Some(index) }
+    }
+}
+
+/// What every segment is asked.
+struct Plan {
+    terms: Vec<Term>,
     least: u64,
     most: u64,
     families: Vec<Family>,
     limit: usize,
 }
 
+/// Beyond this many rows of one segment, one condition is as frequent as another.
+const COUNT_LIMIT: usize = 100_000;
+
 impl Plan {
     fn new(question: &Question, now: Timestamp) -> Result<Self, Error> {
         let mut plan = Self {
             terms: Vec::new(),
-            values: Vec::new(),
-            message_leads: false,
             least: 0,
             most: integer_max(),
             families: vec![Family::Messages, Family::Refusals],
@@ -200,26 +217,23 @@ impl Plan {
             plan.families =
                 vec![if status == Status::Rejected { Family::Refusals } else { Family::Messages }];
             let number = status as i64;
-            // The words match the partial index only as they stand.
-            if status == Status::Delivered {
-                plan.terms.push("r.status = 0".to_owned());
-            } else {
-                plan.terms.push(format!("r.status <> 0 AND r.status = {number}"));
-            }
+            // The words match the partial index only as they stand. What is delivered is most of what there is.
+            plan.terms.push(match status {
+                Status::Delivered => Term::new("r.status = 0", None),
+                _ => Term::new(format!("r.status <> 0 AND r.status = {number}"), Some(Index::Status)),
+            });
         }
         if let Some(address) = &question.to {
-            plan.address("r.address", address);
+            plan.address("r.address", address, Index::Address);
         }
         if let Some(address) = &question.from {
-            plan.message_leads = question.to.is_none();
-            plan.address("m.sender", address);
+            plan.address("m.sender", address, Index::Sender);
         }
         if let Some(message_id) = &question.message_id {
-            plan.message_leads |= question.to.is_none();
             let hash =
                 hashed(message_id).ok_or_else(|| Error::Question("message_id: is empty".to_owned()))?;
-            plan.terms.push("m.mid IS NOT NULL AND m.mid = ?".to_owned());
-            plan.values.push(Value::Integer(hash));
+            let sql = "m.mid IS NOT NULL AND m.mid = ?";
+            plan.terms.push(Term::with(sql, Value::Integer(hash), Index::MessageId));
         }
         if let Some(code) = &question.code {
             plan.code(code)?;
@@ -227,69 +241,113 @@ impl Plan {
         Ok(plan)
     }
 
-    fn address(&mut self, column: &str, asked: &str) {
+    fn address(&mut self, column: &str, asked: &str, index: Index) {
         let asked = asked.trim();
-        if asked == "<>" || asked.is_empty() {
-            self.terms.push(format!("{column} = ''"));
+        let term = if asked == "<>" || asked.is_empty() {
+            Term::new(format!("{column} = ''"), Some(index))
         } else if let Some(domain) = asked.strip_prefix('@') {
             // '[' is the first character after '@' where case does not count.
-            self.terms.push(format!("({column} = ? OR ({column} >= ? AND {column} < ?))"));
-            self.values.extend([
-                Value::Text(format!("{domain}@")),
-                Value::Text(format!("{domain}@")),
-                Value::Text(format!("{domain}[")),
-            ]);
+            Term {
+                sql: format!("{column} >= ? AND {column} < ?"),
+                values: vec![Value::Text(format!("{domain}@")), Value::Text(format!("{domain}["))],
+                index: Some(index),
+            }
         } else {
-            self.terms.push(format!("{column} = ?"));
-            self.values.push(Value::Text(turned(asked)));
-        }
+            Term::with(format!("{column} = ?"), Value::Text(turned(asked)), index)
+        };
+        self.terms.push(term);
     }
 
     fn code(&mut self, asked: &str) -> Result<(), Error> {
         let asked = asked.trim();
         if let Ok(code) = asked.parse::<u16>() {
-            // What was delivered stands in no index of codes; it is found newest first all the same.
-            let among = if (200..400).contains(&code) { "" } else { "r.status <> 0 AND " };
-            self.terms.push(format!("{among}r.code = {code}"));
+            self.terms.push(Term::new(format!("r.code = {code}"), Some(Index::Code)));
         } else if asked.split('.').count() == 3 && asked.starts_with(|c: char| c.is_ascii_digit()) {
-            let among = if asked.starts_with('2') { "" } else { "r.status <> 0 AND r.code IS NOT NULL AND " };
-            self.terms.push(format!("{among}r.enhanced = ?"));
-            self.values.push(Value::Text(asked.to_owned()));
+            self.terms.push(Term::with("r.enhanced = ?", Value::Text(asked.to_owned()), Index::Enhanced));
         } else if asked.to_ascii_uppercase().starts_with("ATTR") {
             let token = asked.to_ascii_uppercase();
             let known = token[4..].bytes().all(|b| b.is_ascii_digit() || b == b'.');
             if !known {
                 return Err(Error::Question(format!("code: '{asked}' is no token such as ATTR35")));
             }
-            // ATTR35 and not ATTR35.1: a space, a full stop before a space, or the end follows.
-            self.terms
-                .push("r.status <> 0 AND (r.reply LIKE ? OR r.reply LIKE ? OR r.reply LIKE ?)".to_owned());
-            self.values.extend([
-                Value::Text(format!("% {token}")),
-                Value::Text(format!("% {token} %")),
-                Value::Text(format!("% {token}. %")),
-            ]);
+            let sql = format!("instr(r.reply, ' ATTR') > 0 AND {} = ?", TOKEN.replace("reply", "r.reply"));
+            let value = Value::Text(token.trim_end_matches('.').to_owned());
+            self.terms.push(Term::with(sql, value, Index::Token));
         } else {
             return Err(Error::Question(format!("code: '{asked}' is none; expected 550, 5.7.64 or ATTR35")));
         }
         Ok(())
     }
 
-    fn sql(&self) -> String {
-        let tables = if self.message_leads {
-            "message m CROSS JOIN recipient r ON r.id = m.id"
-        } else {
-            "recipient r CROSS JOIN message m ON m.id = r.id"
+    /// The rows of one segment. Which condition is the rarest there is counted, not guessed: a sender may have
+    /// written half of all mail, or a code have been answered once.
+    fn ask(&self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
+        let indexes = indexes(connection)?;
+        let mut rarest: Option<(usize, &Term, Index)> = None;
+        for term in &self.terms {
+            let Some(index) = term.index.filter(|index| indexes.iter().any(|name| name == index.name()))
+            else {
+                continue;
+            };
+            let limit = rarest.map_or(COUNT_LIMIT, |(count, ..)| count);
+            let count = self.count(connection, term, index, limit)?;
+            if count == 0 {
+                return Ok(Vec::new());
+            }
+            if rarest.is_none_or(|(least, ..)| count < least) {
+                rarest = Some((count, term, index));
+            }
+        }
+        let lead = rarest.filter(|(count, ..)| *count < COUNT_LIMIT).map(|(_, term, index)| (term, index));
+        let mut terms: Vec<&Term> = self.terms.iter().collect();
+        let (tables, leading) = match lead {
+            Some((term, index)) => {
+                terms.retain(|one| !std::ptr::eq(*one, term));
+                terms.insert(0, term);
+                (index.tables(), index.leads())
+            }
+            None => ("recipient r CROSS JOIN message m ON m.id = r.id".to_owned(), "r"),
         };
-        let lead = if self.message_leads { "m" } else { "r" };
-        let mut terms = self.terms.clone();
-        terms.push(format!("{lead}.id >= {} AND {lead}.id <= {}", integer(self.least), integer(self.most)));
-        format!(
-            "SELECT {COLUMNS} FROM {tables} WHERE {} ORDER BY {lead}.id DESC LIMIT {}",
-            terms.join(" AND "),
+        let conditions: Vec<&str> = terms.iter().map(|term| term.sql.as_str()).collect();
+        let within = self.within(leading);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM {tables} WHERE {} ORDER BY {leading}.id DESC LIMIT {}",
+            [&conditions[..], &[&within]].concat().join(" AND "),
             self.limit
-        )
+        );
+        let values: Vec<&Value> = terms.iter().flat_map(|term| &term.values).collect();
+        select(connection, &sql, &values)
     }
+
+    fn within(&self, table: &str) -> String {
+        format!("{table}.id >= {} AND {table}.id <= {}", integer(self.least), integer(self.most))
+    }
+
+    fn count(
+        &self,
+        connection: &Connection,
+        term: &Term,
+        index: Index,
+        limit: usize,
+    ) -> rusqlite::Result<usize> {
+        let (table, alias) = (index.table(), index.leads());
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {table} {alias} INDEXED BY {} WHERE {} AND {} LIMIT {limit})",
+            index.name(),
+            term.sql,
+            self.within(alias)
+        );
+        let count: i64 = connection.query_row(&sql, params_from_iter(&term.values), |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+}
+
+/// Of a sealed segment; none where it is small enough to be read through.
+fn indexes(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement =
+        connection.prepare("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
 }
 
 fn integer_max() -> u64 {
@@ -354,15 +412,14 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
 /// Newest first; the recipients of one message in their order.
 pub fn search(dir: &Path, question: &Question, now: Timestamp) -> Result<Vec<Row>, Error> {
     let plan = Plan::new(question, now)?;
-    let sql = plan.sql();
     let mut rows = Vec::new();
     for family in &plan.families {
         let mut found = 0;
-        each_segment(dir, *family, plan.least, plan.most, |connection| {
-            let here = select(connection, &sql, &plan.values)?;
+        let ask = |connection: &Connection| plan.ask(connection);
+        each_segment(dir, *family, (plan.least, plan.most), ask, |here| {
             found += here.len();
             rows.extend(here);
-            Ok(found < plan.limit)
+            found < plan.limit
         })?;
     }
     rows.sort_by_key(|row| (std::cmp::Reverse(row.key), row.n));
@@ -370,19 +427,26 @@ pub fn search(dir: &Path, question: &Question, now: Timestamp) -> Result<Vec<Row
     Ok(rows)
 }
 
-fn select(connection: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Vec<Row>> {
+fn select<V: rusqlite::ToSql>(
+    connection: &Connection,
+    sql: &str,
+    values: &[V],
+) -> rusqlite::Result<Vec<Row>> {
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map(params_from_iter(values), read)?;
     rows.collect()
 }
 
-/// Newest first, until `look` has seen enough.
+/// Segments that are asked at the same time.
+const ABREAST: usize = 4;
+
+/// Newest first, some at a time, until `take` has enough.
 fn each_segment(
     dir: &Path,
     family: Family,
-    least: u64,
-    most: u64,
-    mut look: impl FnMut(&Connection) -> rusqlite::Result<bool>,
+    (least, most): (u64, u64),
+    ask: impl Fn(&Connection) -> rusqlite::Result<Vec<Row>> + Sync,
+    mut take: impl FnMut(Vec<Row>) -> bool,
 ) -> Result<(), Error> {
     let segments = match family.list(dir) {
         Ok(segments) => segments,
@@ -390,24 +454,44 @@ fn each_segment(
         Err(error) => return Err(error.into()),
     };
     let mut end = u64::MAX;
+    let mut wanted = Vec::new();
     for (index, (first, path)) in segments.iter().enumerate().rev() {
         // The oldest one also holds what is older than its name says.
-        let within = (*first <= most || index == 0) && end > least;
-        end = *first;
-        if !within {
-            continue;
+        if (*first <= most || index == 0) && end > least {
+            wanted.push(path.as_path());
         }
-        let more = open_to_read(path).and_then(|connection| look(&connection));
-        match more {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            // Deleted by age or size while we looked, or not filled yet.
-            Err(_) if !path.exists() => {}
-            Err(error) if error.to_string().contains("no such table") => {}
-            Err(error) => return Err(error.into()),
+        end = *first;
+    }
+    // The newest often has enough: it is asked alone.
+    let (first, rest) = wanted.split_at(wanted.len().min(1));
+    let abreast = std::thread::available_parallelism().map_or(1, usize::from).min(ABREAST);
+    for some in std::iter::once(first).chain(rest.chunks(abreast)) {
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let asking: Vec<_> =
+                some.iter().skip(1).map(|path| scope.spawn(|| rows_of(path, &ask))).collect();
+            let first = some.first().map(|path| rows_of(path, &ask));
+            let others = asking.into_iter().map(|one| one.join().expect("reading does not panic"));
+            first.into_iter().chain(others).collect()
+        });
+        for answer in answers {
+            if !take(answer?) {
+                return Ok(());
+            }
         }
     }
     Ok(())
+}
+
+fn rows_of(
+    path: &Path,
+    ask: &impl Fn(&Connection) -> rusqlite::Result<Vec<Row>>,
+) -> Result<Vec<Row>, rusqlite::Error> {
+    match open_to_read(path).and_then(|connection| ask(&connection)) {
+        // Deleted by age or size while we looked, or not filled yet.
+        Err(_) if !path.exists() => Ok(Vec::new()),
+        Err(error) if error.to_string().contains("no such table") => Ok(Vec::new()),
+        answer => answer,
+    }
 }
 
 /// All of one message, or of one session, with its history. Empty when nobody knows that id.
@@ -441,14 +525,17 @@ fn with_history(
     most: u64,
 ) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    each_segment(dir, family, least, most, |connection| {
+    let ask = |connection: &Connection| {
         let mut here = select(connection, sql, &[Value::Integer(integer(value))])?;
         for row in &mut here {
             tell(connection, row)?;
         }
+        Ok(here)
+    };
+    each_segment(dir, family, (least, most), ask, |here| {
         rows.extend(here);
         // One message is in one place; a session may have several.
-        Ok(least != most || rows.is_empty())
+        least != most || rows.is_empty()
     })?;
     Ok(rows)
 }

@@ -72,14 +72,88 @@ CREATE TABLE IF NOT EXISTS history (
   PRIMARY KEY (id, at, what, recipient)) WITHOUT ROWID;
 ";
 
-const INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS message_sender ON message (sender);
-CREATE INDEX IF NOT EXISTS message_mid ON message (mid) WHERE mid IS NOT NULL;
-CREATE INDEX IF NOT EXISTS message_session ON message (session) WHERE session IS NOT NULL;
-CREATE INDEX IF NOT EXISTS recipient_address ON recipient (address);
-CREATE INDEX IF NOT EXISTS recipient_status ON recipient (status) WHERE status <> 0;
-CREATE INDEX IF NOT EXISTS recipient_code ON recipient (code) WHERE status <> 0;
-";
+/// `ATTR35` of a reply: its first word that begins so, without a full stop behind it.
+pub(super) const TOKEN: &str = "rtrim(substr(substr(reply, instr(reply, ' ATTR') + 1), 1, \
+     instr(substr(reply, instr(reply, ' ATTR') + 1) || ' ', ' ') - 1), '.')";
+
+/// What a sealed segment is searched by. Each ends in the row's id, so that the newest come first by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    Sender,
+    MessageId,
+    Session,
+    Address,
+    Status,
+    Code,
+    Enhanced,
+    Token,
+}
+
+impl Index {
+    const ALL: [Self; 8] = [
+        Self::Sender,
+        Self::MessageId,
+        Self::Session,
+        Self::Address,
+        Self::Status,
+        Self::Code,
+        Self::Enhanced,
+        Self::Token,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "message_by_sender",
+            Self::MessageId => "message_by_mid",
+            Self::Session => "message_by_session",
+            Self::Address => "recipient_by_address",
+            Self::Status => "recipient_by_status",
+            Self::Code => "recipient_by_code",
+            Self::Enhanced => "recipient_by_enhanced",
+            Self::Token => "recipient_by_token",
+        }
+    }
+
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Sender | Self::MessageId | Self::Session => "message",
+            Self::Address | Self::Status | Self::Code | Self::Enhanced | Self::Token => "recipient",
+        }
+    }
+
+    /// The name of that table in a question.
+    pub(super) fn leads(self) -> &'static str {
+        &self.table()[..1]
+    }
+
+    /// Both tables, this one first and by this index.
+    pub(super) fn tables(self) -> String {
+        let (table, lead) = (self.table(), self.leads());
+        let (other, follow) = if lead == "m" { ("recipient", "r") } else { ("message", "m") };
+        let name = self.name();
+        format!("{table} {lead} INDEXED BY {name} CROSS JOIN {other} {follow} ON {follow}.id = {lead}.id")
+    }
+
+    fn sql(self) -> String {
+        let (name, table) = (self.name(), self.table());
+        let on = match self {
+            Self::Sender => "(sender)",
+            Self::MessageId => "(mid) WHERE mid IS NOT NULL",
+            Self::Session => "(session) WHERE session IS NOT NULL",
+            Self::Address => "(address)",
+            // Most are delivered, and are found without.
+            Self::Status => "(status) WHERE status <> 0",
+            Self::Code => "(code)",
+            Self::Enhanced => "(enhanced)",
+            Self::Token => {
+                return format!(
+                    "CREATE INDEX IF NOT EXISTS {name} ON {table} ({TOKEN}) WHERE instr(reply, ' ATTR') > 0"
+                );
+            }
+        };
+        format!("CREATE INDEX IF NOT EXISTS {name} ON {table} {on}")
+    }
+}
 
 /// Messages and refusals live apart, so that a flood of the one cannot push out the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -248,7 +322,9 @@ impl Segment {
 
     pub(super) fn seal(&mut self) -> Result<()> {
         self.connection.execute_batch("PRAGMA synchronous = OFF")?;
-        self.connection.execute_batch(INDEXES)?;
+        for index in Index::ALL {
+            self.connection.execute_batch(&index.sql())?;
+        }
         self.connection.execute_batch("PRAGMA synchronous = NORMAL;")?;
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('sealed', '1')", [])?;
         self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
