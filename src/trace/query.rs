@@ -179,6 +179,8 @@ struct Plan {
 
 /// Beyond this many rows of one segment, one condition is as frequent as another.
 const COUNT_LIMIT: usize = 100_000;
+/// So many names in an index are read for what one row would cost.
+const NAMES_PER_ROW: usize = 50;
 
 impl Plan {
     fn new(question: &Question, now: Timestamp) -> Result<Self, Error> {
@@ -283,39 +285,44 @@ impl Plan {
     /// written half of all mail, or a code have been answered once.
     fn ask(&self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         let indexes = indexes(connection)?;
-        let mut rarest: Option<(usize, &Term, Index)> = None;
+        let mut counted: Vec<(usize, &Term, Index)> = Vec::new();
         for term in &self.terms {
-            let Some(index) = term.index.filter(|index| indexes.iter().any(|name| name == index.name()))
-            else {
-                continue;
-            };
-            let limit = rarest.map_or(COUNT_LIMIT, |(count, ..)| count);
-            let count = self.count(connection, term, index, limit)?;
-            if count == 0 {
-                return Ok(Vec::new());
-            }
-            if rarest.is_none_or(|(least, ..)| count < least) {
-                rarest = Some((count, term, index));
+            if let Some(index) = term.index.filter(|index| indexes.iter().any(|name| name == index.name())) {
+                let count = self.count(connection, term, index)?;
+                if count == 0 {
+                    return Ok(Vec::new());
+                }
+                counted.push((count, term, index));
             }
         }
-        let lead = rarest.filter(|(count, ..)| *count < COUNT_LIMIT).map(|(_, term, index)| (term, index));
-        let mut terms: Vec<&Term> = self.terms.iter().collect();
+        counted.sort_by_key(|(count, ..)| *count);
+        let lead = counted.first().filter(|(count, ..)| *count < COUNT_LIMIT);
         let (tables, leading) = match lead {
-            Some((term, index)) => {
-                terms.retain(|one| !std::ptr::eq(*one, term));
-                terms.insert(0, term);
-                (index.tables(), index.leads())
-            }
+            Some((.., index)) => (index.tables(), index.leads()),
             None => ("recipient r CROSS JOIN message m ON m.id = r.id".to_owned(), "r"),
         };
-        let conditions: Vec<&str> = terms.iter().map(|term| term.sql.as_str()).collect();
-        let within = self.within(leading);
+        let mut conditions: Vec<String> = self.terms.iter().map(|term| term.sql.clone()).collect();
+        let mut values: Vec<&Value> = self.terms.iter().flat_map(|term| &term.values).collect();
+        // Where one index leaves many, another one says which of them to look at: a row costs far more to read
+        // than its name in an index.
+        if let Some((least, ..)) = lead.filter(|(count, ..)| *count > self.limit) {
+            for (_, term, index) in counted[1..].iter().filter(|(count, ..)| count / least <= NAMES_PER_ROW) {
+                let (table, alias) = (index.table(), index.leads());
+                conditions.push(format!(
+                    "{leading}.id IN (SELECT {alias}.id FROM {table} {alias} INDEXED BY {} WHERE {} AND {})",
+                    index.name(),
+                    term.sql,
+                    self.within(alias)
+                ));
+                values.extend(&term.values);
+            }
+        }
+        conditions.push(self.within(leading));
         let sql = format!(
             "SELECT {COLUMNS} FROM {tables} WHERE {} ORDER BY {leading}.id DESC LIMIT {}",
-            [&conditions[..], &[&within]].concat().join(" AND "),
+            conditions.join(" AND "),
             self.limit
         );
-        let values: Vec<&Value> = terms.iter().flat_map(|term| &term.values).collect();
         select(connection, &sql, &values)
     }
 
@@ -323,16 +330,10 @@ impl Plan {
         format!("{table}.id >= {} AND {table}.id <= {}", integer(self.least), integer(self.most))
     }
 
-    fn count(
-        &self,
-        connection: &Connection,
-        term: &Term,
-        index: Index,
-        limit: usize,
-    ) -> rusqlite::Result<usize> {
+    fn count(&self, connection: &Connection, term: &Term, index: Index) -> rusqlite::Result<usize> {
         let (table, alias) = (index.table(), index.leads());
         let sql = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {table} {alias} INDEXED BY {} WHERE {} AND {} LIMIT {limit})",
+            "SELECT count(*) FROM (SELECT 1 FROM {table} {alias} INDEXED BY {} WHERE {} AND {} LIMIT {COUNT_LIMIT})",
             index.name(),
             term.sql,
             self.within(alias)
@@ -574,4 +575,193 @@ fn tell(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
         row.history.push(step(&row.updated, "delivered", Some(says)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::journal::Position;
+    use super::super::record::{Arrived, By, Fate, Heading, Outcome, Record, Refused};
+    use super::super::store::{Limits, Store};
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+    const START: i64 = 1_790_000_000_000;
+    const REPLIES: [(u16, &str, &str); 4] = [
+        (250, "2.0.0", "250 2.0.0 OK"),
+        (250, "2.6.0", "250 2.6.0 OK"),
+        (550, "5.1.1", "550 5.1.1 no such user"),
+        (451, "4.4.62", "451 4.4.62 wrong region. ATTR35. For more"),
+    ];
+    const REFUSALS: [&str; 3] = [
+        "451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35. For more information",
+        "451 4.4.4 Mail received as unauthenticated. ATTR5",
+        "550 5.7.64 TenantAttribution; Relay Access Denied",
+    ];
+
+    /// Three sealed segments a day apart and an open one, of messages and of refusals.
+    fn filled(dir: &Path) {
+        let limits = Limits { keep: Duration::from_secs(30 * 86_400), max_bytes: 1 << 30 };
+        let mut store = Store::open(dir, limits, START).expect("an empty folder");
+        for part in 0..4 {
+            let first = part * 60;
+            let texts: Vec<_> = (first..first + 60).map(texts).collect();
+            let records = (first..).zip(&texts).flat_map(|(number, texts)| records(part, number, texts));
+            store.apply(records, Position::default()).expect("room");
+            if part < 3 {
+                store.tend(START + (part + 2) * DAY - DAY / 2, Position::default()).expect("room");
+            }
+        }
+    }
+
+    fn texts(number: i64) -> [String; 3] {
+        let sender = if number % 3 == 0 {
+            "news@Bulk.example".to_owned()
+        } else {
+            format!("s{}@b{}.example", number % 7, number % 5)
+        };
+        let recipient = if number % 4 == 0 {
+            "orders@contoso.com".to_owned()
+        } else {
+            format!("u{}@contoso.com", number % 11)
+        };
+        [sender, recipient, format!("<{}@b.example>", number % 50)]
+    }
+
+    fn records(part: i64, number: i64, [sender, recipient, message_id]: &[String; 3]) -> Vec<Record<'_>> {
+        let at = START + part * DAY + number;
+        let pick = usize::try_from(number).expect("small");
+        if number % 5 == 4 {
+            let reply = REFUSALS[pick % 3];
+            return vec![Record::Refused(Refused {
+                key: first_id(at) | 1 << 21,
+                at,
+                client: None,
+                stage: "recipient",
+                sender: Some(sender),
+                recipients: vec![recipient],
+                message_id: "",
+                reason: "test",
+                rule: "",
+                code: reply[..3].parse().expect("a code"),
+                reply,
+            })];
+        }
+        let (code, enhanced, reply) = REPLIES[pick % 4];
+        let heading = Heading { address: recipient, region: "EUR", ingress: "EUR", irr: "", rule: "" };
+        let arrived = Record::Arrived(Arrived {
+            id: first_id(at),
+            at,
+            client: None,
+            attribution: "incoming",
+            sender,
+            message_id,
+            subject: "",
+            authentication: "",
+            size: 1,
+            by: By::Spool,
+            cause: None,
+            recipients: vec![heading],
+        });
+        let fate = [Fate::Delivered, Fate::Delivered, Fate::Failed, Fate::Deferred][pick % 4];
+        let outcome = Record::Outcome(Outcome {
+            id: first_id(at),
+            at,
+            recipient,
+            fate,
+            next_hop: "store:EUR",
+            region: "EUR",
+            host: "",
+            code,
+            enhanced,
+            reply,
+            attempts: 1,
+            next_attempt: at,
+        });
+        vec![arrived, outcome]
+    }
+
+    /// The same answer, by reading everything.
+    fn fits(row: &Row, question: &Question) -> bool {
+        let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let address = |have: &Option<String>, asked: &Option<String>| {
+            asked.as_ref().is_none_or(|asked| {
+                let (have, asked) = (lower(have), asked.to_ascii_lowercase());
+                if asked.starts_with('@') { have.ends_with(&asked) } else { have == asked }
+            })
+        };
+        let reply = row.reply.as_deref().unwrap_or_default();
+        address(&row.sender, &question.from)
+            && address(&row.recipient, &question.to)
+            && question.status.as_ref().is_none_or(|status| row.status == *status)
+            && question.message_id.as_ref().is_none_or(|id| row.message_id.as_ref() == Some(id))
+            && question.code.as_ref().is_none_or(|code| {
+                row.code.is_some_and(|have| have.to_string() == *code)
+                    || row.enhanced.as_ref() == Some(code)
+                    || reply.split(' ').any(|word| word.trim_end_matches('.') == *code)
+            })
+    }
+
+    #[test]
+    fn every_combination_finds_what_reading_everything_finds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        filled(dir.path());
+        let sealed = Family::Messages.list(dir.path()).expect("a folder").len();
+        assert_eq!(sealed, 4, "three sealed and an open one");
+        let now = Timestamp::from_millis(START + 10 * DAY);
+        let ask = |question: &Question| {
+            search(dir.path(), question, now).unwrap_or_else(|error| panic!("{error}: {question:?}"))
+        };
+        let all = ask(&Question { limit: Some(10_000), ..Question::default() });
+        assert_eq!(all.len(), 240);
+        let some = |texts: &[&str]| -> Vec<Option<String>> {
+            std::iter::once(None).chain(texts.iter().map(|text| Some((*text).to_owned()))).collect()
+        };
+        let hold = |question: &Question| {
+            let limit = question.limit.unwrap_or(LIMIT_DEFAULT);
+            let expected: Vec<&Row> = all.iter().filter(|row| fits(row, question)).take(limit).collect();
+            assert_eq!(ask(question).iter().collect::<Vec<_>>(), expected, "{question:?}");
+            expected.len()
+        };
+        let (mut found, mut questions) = (0, 0);
+        for from in some(&["NEWS@bulk.example", "@bulk.example", "@b3.example", "nobody@x.example"]) {
+            for to in some(&["orders@contoso.com", "@Contoso.com", "u3@contoso.com"]) {
+                for code in some(&["250", "550", "451", "2.6.0", "5.7.64", "ATTR35", "ATTR5", "ATTR3", "421"])
+                {
+                    for status in some(&["delivered", "failed", "deferred", "rejected", "held"]) {
+                        // Every other one ends early.
+                        questions += 1;
+                        let question = Question {
+                            from: from.clone(),
+                            to: to.clone(),
+                            code: code.clone(),
+                            status: status.clone(),
+                            limit: Some(if questions % 2 == 0 { 3 } else { 1_000 }),
+                            ..Question::default()
+                        };
+                        found += hold(&question);
+                    }
+                }
+            }
+        }
+        let by_id = Question { message_id: Some("<7@b.example>".to_owned()), ..Question::default() };
+        assert!(hold(&by_id) > 1);
+        assert!(found > 1_000, "only {found} rows were found at all");
+        let since = Timestamp::from_millis(START + DAY).to_string();
+        let until = Timestamp::from_millis(START + 2 * DAY).to_string();
+        let within = ask(&Question {
+            since: Some(since),
+            until: Some(until),
+            code: Some("550".to_owned()),
+            limit: Some(1_000),
+            ..Question::default()
+        });
+        let expected = all.iter().filter(|row| {
+            row.code == Some(550)
+                && row.key >= first_id(START + DAY)
+                && row.key < first_id(START + 2 * DAY + 1)
+        });
+        assert_eq!(within.iter().collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
 }

@@ -140,14 +140,15 @@ impl Index {
             Self::Sender => "(sender)",
             Self::MessageId => "(mid) WHERE mid IS NOT NULL",
             Self::Session => "(session) WHERE session IS NOT NULL",
-            Self::Address => "(address)",
+            // The status goes along, so that asking for both reads no row.
+            Self::Address => "(address, id, n, status)",
             // Most are delivered, and are found without.
             Self::Status => "(status) WHERE status <> 0",
-            Self::Code => "(code)",
-            Self::Enhanced => "(enhanced)",
+            Self::Code => "(code, id, n, status)",
+            Self::Enhanced => "(enhanced, id, n, status)",
             Self::Token => {
                 return format!(
-                    "CREATE INDEX IF NOT EXISTS {name} ON {table} ({TOKEN}) WHERE instr(reply, ' ATTR') > 0"
+                    "CREATE INDEX IF NOT EXISTS {name} ON {table} ({TOKEN}, id, n, status) WHERE instr(reply, ' ATTR') > 0"
                 );
             }
         };
