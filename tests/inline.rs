@@ -5,58 +5,39 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 
-use world::{Builder, CONTOSO, Client, Dovecot, Edge, Sink, free_address, letter, until};
+use world::{Builder, CONTOSO, Dovecot, Edge, Senders, Sink, free_address, letter, until};
 
 const TAKEN: &str = "Taken by the next hop";
 const QUEUED: &str = "Queued mail for delivery";
 const NO_ROUTE: &str = "451 4.4.3 Temporary server error. Please try again later ATTR55.1";
 
-/// An edge in EUR whose store takes mail inline, and the address that tells its metrics.
+/// An edge in EUR whose store takes mail inline.
 struct Inline {
     edge: Edge,
-    admin: SocketAddr,
 }
 
-fn builder(store: &str) -> (Builder, SocketAddr) {
-    let admin = free_address();
-    let builder = Edge::builder("EUR").directory(CONTOSO).store(&[store]).with(&format!(
-        "[region.EUR]\nmode = \"inline\"\ntls = \"off\"\n[admin]\naddress = \"{admin}\"\n\
-         [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n[deadlines]\ninline = \"1s\""
-    ));
-    (builder, admin)
+fn builder(store: &str) -> Builder {
+    Edge::builder("EUR").directory(CONTOSO).store(&[store]).with(
+        "[region.EUR]\nmode = \"inline\"\ntls = \"off\"\n\
+         [queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"\n[deadlines]\ninline = \"1s\"",
+    )
 }
 
 impl Inline {
     fn start(store: &str) -> Self {
-        let (builder, admin) = builder(store);
-        Self { edge: builder.start(), admin }
-    }
-
-    fn metric(&self, name: &str) -> u64 {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin address listens");
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .expect("the request is taken");
-        let mut page = String::new();
-        stream.read_to_string(&mut page).expect("a page of text");
-        let value = page.lines().find_map(|line| line.strip_prefix(&format!("landfall_{name} ")));
-        value.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+        Self { edge: builder(store).start() }
     }
 
     /// What the disk has seen: messages in the spool, syncs, octets written.
     fn disk(&self) -> [u64; 3] {
-        ["spool_messages", "spool_syncs", "spool_written_bytes"].map(|name| self.metric(name))
+        ["spool_messages", "spool_syncs", "spool_written_bytes"].map(|name| self.edge.metric(name))
     }
 
     fn counts(&self) -> (u64, u64) {
-        (self.metric("inline_relayed_total"), self.metric("inline_fell_back_total"))
+        (self.edge.metric("inline_relayed_total"), self.edge.metric("inline_fell_back_total"))
     }
 }
 
@@ -136,9 +117,9 @@ fn chunks_go_on_as_well() {
 
 #[test]
 fn a_maildir_is_written_without_the_spool() {
-    let (builder, admin) = builder("maildir://unused");
+    let builder = builder("maildir://unused");
     let mail = builder.maildir();
-    let inline = Inline { edge: builder.store(&[&format!("maildir://{}", mail.display())]).start(), admin };
+    let inline = Inline { edge: builder.store(&[&format!("maildir://{}", mail.display())]).start() };
     let before = inline.disk();
     let taken = send(&inline.edge, &["anna@contoso.com"], &letter("to a tree"));
     assert!(taken.ends_with(TAKEN), "{taken}");
@@ -251,8 +232,8 @@ fn a_store_that_dies_in_the_middle_is_not_noticed() {
 #[test]
 fn slow_clients_hold_no_more_than_their_connections() {
     let sink = Sink::start(&[]);
-    let (builder, admin) = builder(&sink.url());
-    let inline = Inline { edge: builder.with("[queue]\nconnections_per_next_hop = 1").start(), admin };
+    let builder = builder(&sink.url());
+    let inline = Inline { edge: builder.with("[queue]\nconnections_per_next_hop = 1").start() };
     let slow = || {
         let mut slow = inline.edge.client();
         slow.envelope("ann@sender.example", &["anna@contoso.com"]);
@@ -304,8 +285,8 @@ fn dovecot_answers_for_each_and_the_rest_is_kept() {
     let dovecot = Dovecot::start(&["anna@contoso.com", "ida@contoso.com"]);
     let directory = CONTOSO.to_owned()
         + "[[tenant.user]]\naddress = \"olga@contoso.com\"\npreferred_data_location = \"EUR\"\n";
-    let (builder, admin) = builder(&dovecot.url());
-    let inline = Inline { edge: builder.directory(&directory).start(), admin };
+    let builder = builder(&dovecot.url());
+    let inline = Inline { edge: builder.directory(&directory).start() };
     let said = send(&inline.edge, &["anna@contoso.com", "ida@contoso.com"], &letter("to both"));
     assert!(said.ends_with(TAKEN), "{said}");
     assert_eq!((dovecot.files("anna@contoso.com").len(), dovecot.files("ida@contoso.com").len()), (1, 1));
@@ -339,15 +320,12 @@ fn dovecot_answers_for_each_and_the_rest_is_kept() {
 }
 
 fn transit(nam: SocketAddr) -> Inline {
-    let admin = free_address();
     let edge = Edge::builder("EUR")
         .directory(CONTOSO)
         .relay("NAM", nam)
-        .with(&format!(
-            "[routing]\ntransit = \"inline\"\n[admin]\naddress = \"{admin}\"\n[deadlines]\ninline = \"1s\""
-        ))
+        .with(&format!("[routing]\ntransit = \"inline\"\n[deadlines]\ninline = \"1s\""))
         .start();
-    Inline { edge, admin }
+    Inline { edge }
 }
 
 #[test]
@@ -418,53 +396,22 @@ fn recipients_in_transit_that_fare_differently_come_alone_from_then_on() {
     assert_eq!(nam.mailbox("ben@contoso.com").len(), 1, "nothing comes twice");
 }
 
-/// Message-IDs that were answered with 250.
-type Acknowledged = Arc<Mutex<BTreeSet<String>>>;
-
-fn load(address: SocketAddr, acknowledged: &Acknowledged, over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
-        let Ok(mut client) = Client::try_greeted(address) else { continue };
-        while !over.load(Ordering::Relaxed) {
-            let message = letter("under load");
-            let id =
-                message.split("Message-ID: ").nth(1).and_then(|rest| rest.lines().next()).expect("its own");
-            match client.try_deliver("ann@sender.example", &["anna@contoso.com"], &message) {
-                Some(true) => acknowledged.lock().expect("no sender panics").insert(id.to_owned()),
-                Some(false) => continue,
-                None => break,
-            };
-        }
-    }
-}
-
 #[test]
 fn rule_86_kill_9_in_the_stream_loses_nothing_that_was_acknowledged() {
     let at = free_address();
-    let (builder, _) = builder(&format!("smtp://{at}"));
+    let builder = builder(&format!("smtp://{at}"));
     let mut edge = builder.start();
-    let acknowledged = Acknowledged::default();
-    let over = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (0..4)
-        .map(|_| {
-            let (address, acknowledged, over) = (edge.address, acknowledged.clone(), over.clone());
-            thread::spawn(move || load(address, &acknowledged, &over))
-        })
-        .collect();
-    let count = || acknowledged.lock().expect("no sender panics").len();
+    let senders = Senders::start(edge.address, &["anna@contoso.com"]);
     // Some through the spool, the others through the stream.
-    until("fifty in the spool", || (count() >= 50).then_some(()));
+    until("fifty in the spool", || (senders.count() >= 50).then_some(()));
     let sink = Sink::start_at(at, &[]);
     for _ in 0..2 {
-        let before = count();
-        until("a hundred more acknowledged", || (count() >= before + 100).then_some(()));
+        let before = senders.count();
+        until("a hundred more acknowledged", || (senders.count() >= before + 100).then_some(()));
         edge.kill();
         edge.start();
     }
-    over.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.join().expect("a sender that ends by itself");
-    }
-    let acknowledged = acknowledged.lock().expect("no sender panics").clone();
+    let acknowledged = senders.stop();
     // What was acknowledged last may still be on its way into the queue: the place where messages end is
     // looked at, not whether the queue is empty.
     until("every acknowledged message at the store", || {

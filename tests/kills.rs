@@ -5,11 +5,9 @@ mod world;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use world::{CONTOSO, Client, Edge, Folder, Sink, free_address, letter, until};
+use world::{CONTOSO, Edge, Folder, Senders, Sink, free_address, letter, until};
 
 /// How often the edge is killed; `tests/run --long` asks for more.
 fn kills() -> usize {
@@ -19,27 +17,6 @@ fn kills() -> usize {
 /// Deliveries under way at one kill, or ended in the 10 ms before it: four senders keep no more going.
 const REPEATED_PER_KILL: usize = 50;
 
-/// Message-IDs that were answered with 250.
-type Acknowledged = Arc<Mutex<BTreeSet<String>>>;
-
-/// Sends until the edge is gone; counts only what was acknowledged.
-fn load(address: std::net::SocketAddr, acknowledged: &Acknowledged, over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
-        let Ok(mut client) = Client::try_greeted(address) else { continue };
-        while !over.load(Ordering::Relaxed) {
-            let message = letter("under load");
-            let id =
-                message.split("Message-ID: ").nth(1).and_then(|rest| rest.lines().next()).expect("its own");
-            let recipients = ["anna@contoso.com", "ben@contoso.com"];
-            match client.try_deliver("ann@sender.example", &recipients, &message) {
-                Some(true) => acknowledged.lock().expect("no sender panics").insert(id.to_owned()),
-                Some(false) => continue,
-                None => break,
-            };
-        }
-    }
-}
-
 #[test]
 fn rule_86_kill_9_under_load_loses_nothing_that_was_acknowledged() {
     let sink = Sink::start(&[]);
@@ -48,26 +25,14 @@ fn rule_86_kill_9_under_load_loses_nothing_that_was_acknowledged() {
         .relay("NAM", sink.address)
         .with("[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
-    let acknowledged = Acknowledged::default();
-    let over = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (0..4)
-        .map(|_| {
-            let (address, acknowledged, over) = (edge.address, acknowledged.clone(), over.clone());
-            thread::spawn(move || load(address, &acknowledged, &over))
-        })
-        .collect();
-    let count = || acknowledged.lock().expect("no sender panics").len();
+    let senders = Senders::start(edge.address, &["anna@contoso.com", "ben@contoso.com"]);
     for _ in 0..kills() {
-        let before = count();
-        until("a hundred more acknowledged", || (count() >= before + 100).then_some(()));
+        let before = senders.count();
+        until("a hundred more acknowledged", || (senders.count() >= before + 100).then_some(()));
         edge.kill();
         edge.start();
     }
-    over.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.join().expect("a sender that ends by itself");
-    }
-    let acknowledged = acknowledged.lock().expect("no sender panics").clone();
+    let acknowledged = senders.stop();
     let ids = |letters: Vec<world::Letter>| -> BTreeSet<String> {
         letters.iter().filter_map(|kept| kept.header("Message-ID")).collect()
     };

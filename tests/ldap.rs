@@ -5,7 +5,8 @@ mod world;
 use std::time::Duration;
 
 use world::{
-    Authority, BASE, Babbler, Builder, Edge, Slapd, Stopwatch, ad_user, free_address, letter, until,
+    Authority, BASE, Babbler, Builder, Edge, Slapd, Stopwatch, ad_user, free_address, letter, told, until,
+    until_told,
 };
 
 const OK: &str = "250 2.1.5 Recipient OK";
@@ -77,25 +78,8 @@ fn builder(slapd: &Slapd, settings: &str) -> Builder {
     Edge::builder("EUR").with(&slapd.settings()).with(settings).directory(TENANTS)
 }
 
-fn told(edge: &Edge, recipient: &str) -> String {
-    let mut client = edge.client();
-    client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
-    client.say(&format!("RCPT TO:<{recipient}>"))
-}
-
-fn until_told(edge: &Edge, recipient: &str, reply: &str) {
-    until(&format!("{recipient} to be told {reply}"), || (told(edge, recipient) == reply).then_some(()));
-}
-
 fn set(slapd: &Slapd, cn: &str, change: &str) {
     slapd.modify(&format!("dn: cn={cn},{BASE}\nchangetype: modify\n{change}\n"));
-}
-
-/// A figure of /metrics.
-fn metric(edge: &Edge, name: &str) -> u64 {
-    let page = edge.metrics();
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("landfall_{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a whole number")
 }
 
 #[test]
@@ -168,9 +152,9 @@ fn plain_inetorgperson_serves_too_with_licences_and_filters_of_ones_own() {
 fn a_change_is_seen_within_two_seconds_and_forgets_nobody_else() {
     let (slapd, edge) = world();
     // What was written just before the start is told of for a few seconds.
-    let mut steady = (metric(&edge, "directory_changes"), Stopwatch::start());
+    let mut steady = (edge.metric("directory_changes"), Stopwatch::start());
     until("the entries to be old news", || {
-        let now = metric(&edge, "directory_changes");
+        let now = edge.metric("directory_changes");
         if now != steady.0 {
             steady = (now, Stopwatch::start());
         }
@@ -198,7 +182,7 @@ fn a_change_is_seen_within_two_seconds_and_forgets_nobody_else() {
     assert_eq!(told(&edge, "ida@contoso.com"), OK);
     let (asked, log) = ("smtp:ida@contoso.com", slapd.log());
     assert_eq!(log.matches(asked).count(), 1, "Ida was asked for once: {log}");
-    assert!(metric(&edge, "directory_changes") >= 4, "addresses that changes had to do with");
+    assert!(edge.metric("directory_changes") >= 4, "addresses that changes had to do with");
 }
 
 #[test]

@@ -75,15 +75,8 @@ fn greeted(edge: &Edge, ip: &str) -> Client {
     client
 }
 
-/// A counter of the page of metrics.
-fn metric(edge: &Edge, name: &str) -> u64 {
-    let page = edge.metrics();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().expect("a number")
-}
-
 fn refusals(edge: &Edge, limit: &str) -> u64 {
-    metric(edge, &format!("landfall_limit_refusals_total{{limit=\"{limit}\"}}"))
+    edge.metric(&format!("limit_refusals_total{{limit=\"{limit}\"}}"))
 }
 
 // ---- rule 58
@@ -374,7 +367,7 @@ fn a_flood_of_networks_is_forgotten_and_the_heavy_one_is_not() {
         }
     }
     assert!(turned_away >= 30, "{turned_away}");
-    assert!(metric(&edge, "landfall_limit_evictions") > 500);
+    assert!(edge.metric("limit_evictions") > 500);
     let status = edge.command(&["status", "--json"]).json();
     assert_eq!(status["limited"]["connections_per_ip_per_minute"], turned_away);
 }
@@ -424,7 +417,7 @@ fn block_lists_refuse_defer_or_only_write_down() {
     assert_eq!(asked("192.0.2.7", "postmaster"), OK);
     assert_eq!(refusals(&edge, "dnsbl"), 3);
     let found = |zone: &str, outcome: &str| {
-        metric(&edge, &format!("landfall_dnsbl_findings_total{{zone=\"{zone}\",outcome=\"{outcome}\"}}"))
+        edge.metric(&format!("dnsbl_findings_total{{zone=\"{zone}\",outcome=\"{outcome}\"}}"))
     };
     assert_eq!((found("hard.test", "reject"), found("quiet.test", "record")), (3, 3));
     assert_eq!((found("hard.test", "failed"), found("soft.test", "failed")), (1, 1));
@@ -444,7 +437,7 @@ fn a_block_list_that_does_not_answer_lists_nobody_and_holds_up_little() {
     client.deliver("a@example.org", &["anna@contoso.com"], letter("not listed as far as we know"));
     assert!(watch.elapsed() < Duration::from_secs(3), "{:?}", watch.elapsed());
     client.deliver("a@example.org", &["anna@contoso.com"], letter("and another"));
-    let failed = metric(&edge, "landfall_dnsbl_findings_total{zone=\"hard.test\",outcome=\"failed\"}");
+    let failed = edge.metric("dnsbl_findings_total{zone=\"hard.test\",outcome=\"failed\"}");
     assert_eq!(failed, 1, "asked once a session");
     drop(silent);
 }

@@ -5,7 +5,9 @@ mod world;
 use std::fs;
 use std::time::Duration;
 
-use world::{Authority, Babbler, Edge, Postgres, Stopwatch, free_address, holds_for, letter, until};
+use world::{
+    Authority, Babbler, Edge, Postgres, Stopwatch, free_address, holds_for, letter, told, until, until_told,
+};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const UNKNOWN: &str = "550 5.4.1 Recipient address rejected: Access denied";
@@ -58,17 +60,6 @@ fn edge_of(postgres: &Postgres, settings: &str) -> Edge {
     postgres.sql(CONTOSO);
     edge.start();
     edge
-}
-
-/// What RCPT is told for each of these, in sessions of their own.
-fn told(edge: &Edge, recipient: &str) -> String {
-    let mut client = edge.client();
-    client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
-    client.say(&format!("RCPT TO:<{recipient}>"))
-}
-
-fn until_told(edge: &Edge, recipient: &str, reply: &str) {
-    until(&format!("{recipient} to be told {reply}"), || (told(edge, recipient) == reply).then_some(()));
 }
 
 #[test]
@@ -355,7 +346,7 @@ fn what_was_known_counts_for_so_long_and_no_longer() {
     postgres.stop();
     until("Anna to be answered from an old answer", || {
         assert_eq!(told(&edge, "anna@contoso.com"), OK);
-        (metric(&edge, "directory_stale_served") > 0).then_some(())
+        (edge.metric("directory_stale_served") > 0).then_some(())
     });
     until("nothing to be known any more", || {
         let mut client = edge.client();
@@ -368,13 +359,6 @@ fn what_was_known_counts_for_so_long_and_no_longer() {
         edge.client().say("MAIL FROM:<sender@example.org>").starts_with("250").then_some(())
     });
     until_told(&edge, "anna@contoso.com", OK);
-}
-
-/// A figure of /metrics.
-fn metric(edge: &Edge, name: &str) -> u64 {
-    let page = edge.metrics();
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("landfall_{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a whole number")
 }
 
 #[test]
@@ -423,10 +407,10 @@ fn the_same_question_is_asked_once_and_many_share_one() {
     for client in &mut clients {
         assert_eq!(client.reply(), OK);
     }
-    assert_eq!(metric(&edge, "directory_lookups"), 1, "one address was asked for, once");
+    assert_eq!(edge.metric("directory_lookups"), 1, "one address was asked for, once");
     assert_eq!(told(&edge, "ida@contoso.com"), OK);
-    assert_eq!(metric(&edge, "directory_lookups"), 1);
-    assert!(metric(&edge, "directory_cache_hits") > 0);
+    assert_eq!(edge.metric("directory_lookups"), 1);
+    assert!(edge.metric("directory_cache_hits") > 0);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 
-use super::wait::PATIENCE;
+use super::edge::Edge;
+use super::wait::{PATIENCE, until};
 
 pub struct Client {
     stream: TcpStream,
@@ -209,6 +210,17 @@ fn stuffed(message: &[u8]) -> Vec<u8> {
         at_line_start = *byte == b'\n';
     }
     out
+}
+
+/// What RCPT is told about this one, in a session of its own.
+pub fn told(edge: &Edge, recipient: &str) -> String {
+    let mut client = edge.client();
+    client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
+    client.say(&format!("RCPT TO:<{recipient}>"))
+}
+
+pub fn until_told(edge: &Edge, recipient: &str, reply: &str) {
+    until(&format!("{recipient} to be told {reply}"), || (told(edge, recipient) == reply).then_some(()));
 }
 
 /// Runs swaks against `server`; its exit code and the whole transcript.

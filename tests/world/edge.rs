@@ -67,15 +67,7 @@ impl Builder {
     }
 
     pub fn start(self) -> Edge {
-        let mut edge = Edge {
-            program: None,
-            address: self.address,
-            settings: self.settings,
-            environment: self.environment,
-            folder: self.folder,
-        };
-        edge.write_directory(&self.directory);
-        edge.write_settings();
+        let mut edge = self.offline();
         edge.start();
         edge
     }
@@ -259,6 +251,13 @@ impl Edge {
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("the page is text");
         page
+    }
+
+    /// A figure of that page, by its name without ours in front.
+    pub fn metric(&self, name: &str) -> u64 {
+        let page = self.metrics();
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("landfall_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a whole number")
     }
 
     /// Complete messages of a mailbox in this region's Maildir store.
