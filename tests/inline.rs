@@ -323,7 +323,7 @@ fn transit(nam: SocketAddr) -> Inline {
     let edge = Edge::builder("EUR")
         .directory(CONTOSO)
         .relay("NAM", nam)
-        .with(&format!("[routing]\ntransit = \"inline\"\n[deadlines]\ninline = \"1s\""))
+        .with("[routing]\ntransit = \"inline\"\n[deadlines]\ninline = \"1s\"")
         .start();
     Inline { edge }
 }
