@@ -385,7 +385,7 @@ fn a_burst_of_long_replies_is_indexed_from_inside_the_sandbox() {
     let mut client = edge.client();
     for n in 0..MESSAGES {
         client.envelope("ann@sender.example", &recipients);
-        let said = client.data(&letter(&format!("burst {n}")));
+        let said = client.data(letter(&format!("burst {n}")));
         assert!(said.starts_with("250"), "{said}");
     }
     until("every recipient's row to tell of the deferral", || {

@@ -180,6 +180,14 @@ impl Client {
         }
     }
 
+    /// Whether nothing has been said that was not read yet.
+    pub fn hears_nothing(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a TCP socket");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a TCP socket");
+        self.unread.is_empty() && peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Whether the other side closes within patience, whatever bytes it sends before.
     pub fn ends(&mut self) -> bool {
         let mut block = [0; 4096];
