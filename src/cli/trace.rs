@@ -200,7 +200,10 @@ fn lines(rows: &[Value], width: usize) -> Vec<String> {
 fn why(row: &Value) -> String {
     let text = |key: &str| row[key].as_str().unwrap_or_default();
     let code = row["code"].as_u64().map(|code| code.to_string()).unwrap_or_default();
-    let mut words: Vec<String> = vec![code.clone(), text("enhanced").to_owned()];
+    // The token stands behind many words, and is what is asked for.
+    let token = text("reply").split(' ').find(|word| word.starts_with("ATTR")).unwrap_or_default();
+    let token = token.trim_end_matches('.').to_owned();
+    let mut words: Vec<String> = vec![code.clone(), text("enhanced").to_owned(), token];
     let rule = text("rule");
     // The rule that let somebody in is no reason.
     let rule = if rule.is_empty() || row["status"] != "rejected" { "" } else { rule };
@@ -293,7 +296,7 @@ mod tests {
             assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:#?}");
             for (line, parts) in [
                 (1, &["2026-11-21 10:40:19  rejected", "anna@", " 687f4c3fb0400000"][..]),
-                (2, &["451 4.4.62 wrong-region (rule 7): Mail sent to the wrong"]),
+                (2, &["451 4.4.62 ATTR35 wrong-region (rule 7): Mail sent to"]),
                 (3, &["deferred", "NAM"]),
                 (4, &["4.4.1 edge.nam.example.net [192.0.2.1]:25"]),
             ] {
