@@ -4,8 +4,9 @@ mod world;
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
-use world::{Authority, Builder, CONTOSO, Edge, Folder, free_address, letter};
+use world::{Authority, Builder, CONTOSO, Edge, Folder, Stopwatch, free_address, letter, until};
 
 const TOKEN: &str = "a-token-of-thirty-two-characters";
 
@@ -242,4 +243,68 @@ fn a_directory_file_out_of_the_daemons_reach_is_said_to_be() {
     assert!(said.contains("directory.toml") && said.contains("Permission denied"), "{said}");
     let shown = edge.command(&["domain", "show", "contoso.com", "--json"]).json();
     assert_eq!(shown["mail_flow_region"], "EUR", "nothing has changed");
+}
+
+#[test]
+fn readiness_says_why_no_mail_is_taken() {
+    let address = free_address();
+    let dead = free_address();
+    let mut edge = edge(address, "").with("[queue]\nmax_messages = 1").relay("NAM", dead).start();
+    let ready = || curl(&[&format!("http://{address}/readyz")]);
+    assert_eq!(ready(), ("200".to_owned(), "ready\n".to_owned()));
+    assert_eq!(edge.command(&["status"]).code, 0);
+    let mut client = edge.client();
+    for _ in 0..2 {
+        client.deliver("you@example.org", &["ben@contoso.com"], letter("waits"));
+    }
+    until("the queue to be full", || (ready().0 == "503").then_some(()));
+    assert!(client.say("MAIL FROM:<you@example.org>").starts_with("452 "));
+    assert_eq!(ready(), ("503".to_owned(), "no mail is taken: queue.max_messages is reached\n".to_owned()));
+    let status = edge.command(&["status"]);
+    assert_eq!(status.code, 1);
+    assert!(
+        status.stdout.contains("PROBLEM       no mail is taken: queue.max_messages is reached"),
+        "{status:?}"
+    );
+
+    edge.configure("[queue]\nmax_messages = 1000\n[limits]\nmemory = \"32MiB\"");
+    edge.reload();
+    until("the memory to be short", || ready().1.contains("limits.memory is reached").then_some(()));
+    assert_eq!(ready().0, "503");
+    assert_eq!(edge.command(&["status"]).code, 1);
+
+    edge.configure("[limits]\nmemory = \"1GiB\"");
+    edge.reload();
+    until("there to be room", || (ready().0 == "200").then_some(()));
+    client.deliver("you@example.org", &["anna@contoso.com"], letter("taken again"));
+}
+
+#[test]
+fn nobody_is_ready_without_a_directory() {
+    let (address, dead) = (free_address(), free_address());
+    let directory = format!(
+        "[directory]\nsource = \"postgres\"\nurl = \"postgres://landfall@{dead}/landfall\"\ntls = \"off\""
+    );
+    let edge = edge(address, "").with(&directory).start();
+    edge.client().expect(
+        "MAIL FROM:<you@example.org>",
+        "451 4.4.3 Temporary server error. Please try again later ATTR3.4",
+    );
+    let (code, body) = curl(&[&format!("http://{address}/readyz")]);
+    assert_eq!(code, "503", "{body}");
+    assert!(body.starts_with("no mail is taken: the directory service has not answered"), "{body}");
+    assert_eq!(edge.command(&["status"]).code, 1);
+}
+
+#[test]
+fn a_daemon_that_takes_calls_and_says_nothing_is_told_apart() {
+    let edge = edge(free_address(), "").offline();
+    std::fs::create_dir_all(edge.state()).expect("our own folder");
+    let _silent =
+        std::os::unix::net::UnixListener::bind(edge.state().join("admin.sock")).expect("our own folder");
+    let watch = Stopwatch::start();
+    let status = edge.command(&["status"]);
+    assert_eq!(status.code, 1);
+    assert!(status.stderr.contains("says nothing for 5 s"), "{status:?}");
+    assert!(watch.elapsed() < Duration::from_secs(15), "{:?}", watch.elapsed());
 }

@@ -6,7 +6,9 @@ mod world;
 
 use std::time::Duration;
 
-use world::{Builder, CONTOSO, Client, Edge, Nameserver, Stopwatch, Zone, holds_for, letter, until};
+use world::{
+    Builder, CONTOSO, Client, Edge, Nameserver, Stopwatch, Zone, free_address, holds_for, letter, until,
+};
 
 const OK: &str = "250 2.1.5 Recipient OK";
 const SENDER_OK: &str = "250 2.1.0 Sender OK";
@@ -505,4 +507,61 @@ fn the_document_has_every_key_at_its_default() {
             "{word}"
         );
     }
+}
+
+// ---- a full house
+
+#[test]
+fn every_slot_can_be_had_at_any_listener() {
+    let builder = Edge::builder("EUR").directory(CONTOSO);
+    let (first, second) = (builder.address(), free_address());
+    let listeners = format!(
+        "listener = [{{ name = \"mx\", address = [\"{first}\"], tls = \"starttls\" }}, \
+         {{ name = \"mx2\", address = [\"{second}\"], tls = \"starttls\" }}]\n[limits]\nconnections = 1"
+    );
+    let edge = builder.with(&listeners).start();
+    // The test world looked whether the edge listens: that visit may still have the slot.
+    let mut one = edge.client();
+    one.expect("NOOP", "250 2.0.0 OK");
+    // The house is full: whoever calls now waits, and is served when there is room.
+    let mut two = Client::silent(second);
+    holds_for("a caller waits", Duration::from_millis(300), || edge.metric("sessions") == 1);
+    one.expect("QUIT", "221 2.0.0 Service closing transmission channel");
+    assert!(two.reply().starts_with("220 "));
+    drop(two);
+    edge.client().expect("NOOP", "250 2.0.0 OK");
+    Client::greeted(second).expect("NOOP", "250 2.0.0 OK");
+}
+
+#[test]
+fn connections_that_the_descriptors_do_not_suffice_for_are_not_promised() {
+    let edge = Edge::builder("EUR").directory(CONTOSO).descriptors(128).start();
+    let told = "limits.connections is 10000, but this process may open 128 files only";
+    assert!(edge.log().contains(told), "{}", edge.log());
+    // More callers than there are descriptors: the operator is answered all the same.
+    let callers: Vec<_> = (0..140).map(|_| Client::silent(edge.address)).collect();
+    until("the house to be full", || (edge.metric("sessions") == 64).then_some(()));
+    let status = edge.command(&["status"]);
+    assert_eq!(status.code, 0, "{status:#?}");
+    assert!(!edge.log().contains("accept failed"), "{}", edge.log());
+    drop(callers);
+    edge.client().deliver("you@example.org", &["anna@contoso.com"], letter("afterwards"));
+    edge.wait_for("anna@contoso.com", 1);
+}
+
+#[test]
+fn a_daemon_that_may_open_nothing_more_says_so_once_and_recovers() {
+    let mut edge = Edge::builder("EUR").directory(CONTOSO).start();
+    let id = edge.id();
+    let set_limit = |files: u64| {
+        let set = format!("prlimit --pid {id} --nofile={files}:20000");
+        let done = std::process::Command::new("sh").args(["-c", &set]).status().expect("util-linux is here");
+        assert!(done.success());
+    };
+    set_limit(4);
+    let mut caller = Client::silent(edge.address);
+    until("a complaint", || edge.log().contains("accept failed").then_some(()));
+    holds_for("one complaint", Duration::from_secs(1), || edge.log().matches("accept failed").count() == 1);
+    set_limit(10_000);
+    assert!(caller.reply().starts_with("220 "));
 }

@@ -67,6 +67,8 @@ pub struct Door {
     pub reporter: Reporter,
     pub commands: mpsc::Sender<Command>,
     pub draining: watch::Receiver<bool>,
+    /// Why no mail is taken, while the disk, the memory or the queue has no room for it.
+    pub shortage: watch::Receiver<Option<String>>,
     pub region: String,
     pub hostname: String,
     pub history: Arc<History>,
@@ -80,6 +82,22 @@ pub struct Door {
     pub regions: Regions,
     pub started_at: Timestamp,
 }
+
+impl Door {
+    /// What would become of mail now, when that is not its acceptance.
+    pub(super) fn why_not_ready(&self) -> Option<String> {
+        if *self.draining.borrow() {
+            return Some("draining: no new sessions are taken".to_owned());
+        }
+        if let Some(why) = &*self.shortage.borrow() {
+            return Some(format!("no mail is taken: {why}"));
+        }
+        (!self.directory.is_usable()).then(|| TOO_OLD.to_owned())
+    }
+}
+
+/// What the directory is when it knows too little to answer from.
+const TOO_OLD: &str = "no mail is taken: the directory service has not answered, or not for too long";
 
 /// Where the API is to be had beside the socket.
 pub struct Address {
@@ -170,12 +188,9 @@ async fn verify(State(door): State<Arc<Door>>, Query(checked): Query<Checked>) -
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {
-    let pressure = *door.spool.pressure().borrow();
-    match pressure {
-        _ if *door.draining.borrow() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
-        Pressure::Free => "ready\n".into_response(),
-        Pressure::Full => (StatusCode::SERVICE_UNAVAILABLE, "the spool is full\n").into_response(),
-        Pressure::Failed => (StatusCode::SERVICE_UNAVAILABLE, "the spool has failed\n").into_response(),
+    match door.why_not_ready() {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 

@@ -93,22 +93,14 @@ pub(super) async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
     let page = door.reporter.metrics().render(&Gauges::default());
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let draining = *door.draining.borrow();
-    if draining {
-        problems.push("draining: no new sessions are taken".to_owned());
-    }
+    problems.extend(door.why_not_ready());
     let spool = door.spool.state();
     let pressure = match spool.pressure {
         Pressure::Free => "free",
         Pressure::Full => "full",
         Pressure::Failed => "failed",
     };
-    if spool.pressure != Pressure::Free {
-        let why = spool.failure.as_deref().or(spool.shortage).unwrap_or_default();
-        problems.push(format!("the spool is {pressure}: no mail is taken ({why})"));
-    }
-    if !door.directory.is_usable() {
-        problems.push("the directory is too old to answer from".to_owned());
-    } else if !door.directory.is_current() {
+    if door.directory.is_usable() && !door.directory.is_current() {
         warnings.push("the directory service is silent: answers come from what is held".to_owned());
     }
     let certificates = certificates(&page, now, &mut problems, &mut warnings);

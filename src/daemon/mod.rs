@@ -5,6 +5,7 @@
 
 mod certificates;
 mod confine;
+mod descriptors;
 mod pressure;
 mod service;
 mod settings;
@@ -80,7 +81,7 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 pub fn run(path: &Path) -> Result<(), Error> {
     let loaded = config::load(path)?;
     let program = upgrade::Program::of_this_process()?;
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     // In this order, and before there is a second thread: sockets while there may be a root to bind them.
     let sockets = Sockets::open(&loaded.settings)?;
     let confined = confine::confine(&loaded.settings)?;
@@ -105,15 +106,6 @@ enum Ending {
     Stopped,
     /// By the program that lies in its place now.
     Replaced(Program, Sockets),
-}
-
-/// Each connection takes a descriptor: as many as the system lets us have.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // What is refused here shows later, as `accept` failing with its own words.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 struct Daemon {
@@ -158,7 +150,8 @@ impl Daemon {
         for warning in &warnings {
             reporter.note(&Event::Warning { what: &warning.to_string() });
         }
-        for what in &confined.warnings {
+        let (connections, too_few) = descriptors::connections(settings.limits.connections);
+        for what in confined.warnings.iter().chain(&too_few) {
             reporter.note(&Event::Warning { what });
         }
         let identities = identities(&settings)?;
@@ -206,6 +199,7 @@ impl Daemon {
         let ceilings = watch::Sender::new(settings::ceilings(&settings));
         let limits = &settings.limits;
         let limits_in_force = Arc::new(Limits::new(settings::limits(&settings), limits.counters));
+        let (pressure, shortage) = pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone());
         let shared = Arc::new(Shared {
             inquiry: inquiry.clone(),
             spool: spool.clone(),
@@ -215,10 +209,10 @@ impl Daemon {
             firewall: ArcSwap::from_pointee(settings::firewall(&settings)),
             auth: ArcSwap::from_pointee(settings::auth(&settings, &resolver, clock)),
             arrivals,
-            pressure: pressure::watch(spool.clone(), ceilings.subscribe(), reporter.clone()),
+            pressure,
             draining: drain_watch.clone(),
             holds: holds.subscribe(),
-            admission: Admission::new(limits.connections),
+            admission: Admission::new(connections),
             limits: limits_in_force,
             resolver: resolver.clone(),
             reporter: reporter.clone(),
@@ -232,6 +226,7 @@ impl Daemon {
             state_dir: settings.node.state_dir.clone(),
             commands: command_sender,
             draining: drain_watch,
+            shortage,
             directory: inquiry.directory().clone(),
             register: open_register(path.clone()),
             moving: tokio::sync::Mutex::default(),

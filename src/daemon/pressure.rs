@@ -20,32 +20,42 @@ pub(super) struct Ceilings {
     pub(super) messages: u64,
 }
 
-/// Keeps the receiver's value true for as long as somebody listens.
+/// What goes with the memory and the queue alone.
+const OUT_OF_MEMORY: &str = "limits.memory is reached";
+const QUEUE_FULL: &str = "queue.max_messages is reached";
+
+/// Keeps the receivers' values true for as long as somebody listens to the first. The second says why no mail
+/// is taken, while none is.
 pub(super) fn watch(
     spool: Spool,
     ceilings: watch::Receiver<Ceilings>,
     reporter: Reporter,
-) -> watch::Receiver<Pressure> {
+) -> (watch::Receiver<Pressure>, watch::Receiver<Option<String>>) {
     let mut disk = spool.pressure();
     let (sender, receiver) = watch::channel(*disk.borrow_and_update());
+    let (reason, told_why) = watch::channel(None);
     tokio::spawn(async move {
         // What a start finds is told too, unless all is well.
         let mut told = Pressure::Free;
         loop {
             let state = spool.state();
-            let now =
+            let (now, ours) =
                 judge(*disk.borrow_and_update(), *ceilings.borrow(), resident_bytes(), state.live_messages);
+            let why = match now {
+                Pressure::Free => None,
+                Pressure::Full => Some(ours.or(state.shortage).unwrap_or("the disk is full")),
+                Pressure::Failed => Some(state.failure.as_deref().unwrap_or("the disk failed")),
+            };
+            // Why comes first: who sees the pressure finds its reason.
+            reason.send_if_modified(|told| {
+                let changed = told.as_deref() != why;
+                *told = why.map(ToOwned::to_owned);
+                changed
+            });
             sender.send_if_modified(|pressure| std::mem::replace(pressure, now) != now);
             if now != told {
                 told = now;
-                let why = match now {
-                    Pressure::Free => "there is room",
-                    Pressure::Full => {
-                        state.shortage.unwrap_or("limits.memory or queue.max_messages is reached")
-                    }
-                    Pressure::Failed => state.failure.as_deref().unwrap_or("the disk failed"),
-                };
-                reporter.note(&Event::Pressure { state: now, why });
+                reporter.note(&Event::Pressure { state: now, why: why.unwrap_or("there is room") });
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -54,15 +64,20 @@ pub(super) fn watch(
             }
         }
     });
-    receiver
+    (receiver, told_why)
 }
 
-fn judge(disk: Pressure, ceilings: Ceilings, resident_bytes: u64, messages: u64) -> Pressure {
+/// With the ceiling that was reached, where it is not the disk that is short.
+fn judge(
+    disk: Pressure,
+    ceilings: Ceilings,
+    resident_bytes: u64,
+    messages: u64,
+) -> (Pressure, Option<&'static str>) {
     match disk {
-        Pressure::Free if resident_bytes > ceilings.resident_bytes || messages > ceilings.messages => {
-            Pressure::Full
-        }
-        Pressure::Free | Pressure::Full | Pressure::Failed => disk,
+        Pressure::Free if resident_bytes > ceilings.resident_bytes => (Pressure::Full, Some(OUT_OF_MEMORY)),
+        Pressure::Free if messages > ceilings.messages => (Pressure::Full, Some(QUEUE_FULL)),
+        Pressure::Free | Pressure::Full | Pressure::Failed => (disk, None),
     }
 }
 
@@ -79,10 +94,10 @@ mod tests {
     #[test]
     fn memory_and_queue_count_only_while_the_disk_is_well() {
         let ceilings = Ceilings { resident_bytes: 100, messages: 10 };
-        assert_eq!(judge(Pressure::Free, ceilings, 100, 10), Pressure::Free);
-        assert_eq!(judge(Pressure::Free, ceilings, 101, 0), Pressure::Full);
-        assert_eq!(judge(Pressure::Free, ceilings, 0, 11), Pressure::Full);
-        assert_eq!(judge(Pressure::Failed, ceilings, 101, 11), Pressure::Failed);
+        assert_eq!(judge(Pressure::Free, ceilings, 100, 10), (Pressure::Free, None));
+        assert_eq!(judge(Pressure::Free, ceilings, 101, 0), (Pressure::Full, Some(OUT_OF_MEMORY)));
+        assert_eq!(judge(Pressure::Free, ceilings, 0, 11), (Pressure::Full, Some(QUEUE_FULL)));
+        assert_eq!(judge(Pressure::Failed, ceilings, 101, 11), (Pressure::Failed, None));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::Auth;
 use crate::chance::Chance;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::decision::{Door, PeerPattern, Reason};
 use crate::delivery::Pool;
 use crate::dns::Resolver;
@@ -45,6 +45,8 @@ use crate::spool::{Accepted, Pressure, Spool};
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after `accept` fails for want of descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While `accept` fails, each listener says so once in this time.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub struct Shared {
@@ -122,24 +124,29 @@ pub struct Listener {
     socket: TcpListener,
     entrance: Entrance,
     shared: Arc<Shared>,
+    /// A caller for whom there is no room yet.
+    at_the_door: Option<(TcpStream, SocketAddr)>,
+    /// When it was last said that `accept` fails.
+    complained_at: Option<Timestamp>,
 }
 
 impl Listener {
     pub fn new(socket: TcpListener, entrance: Entrance, shared: Arc<Shared>) -> Self {
-        Self { socket, entrance, shared }
+        Self { socket, entrance, shared, at_the_door: None, complained_at: None }
     }
 
     /// Accepts until the daemon drains, then waits for its sessions to end. Dropped, it cuts them off.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut sessions = JoinSet::new();
         let mut draining = self.shared.draining.clone();
         let mut chance = Chance::from_os();
+        let (entrance, shared) = (self.entrance.clone(), self.shared.clone());
         loop {
             tokio::select! {
                 accepted = self.accept() => {
                     if let Some((stream, address, room)) = accepted {
                         let id = SessionId(chance.next_u64());
-                        let caller = Caller { id, address, entrance: self.entrance.clone(), shared: self.shared.clone() };
+                        let caller = Caller { id, address, entrance: entrance.clone(), shared: shared.clone() };
                         sessions.spawn(caller.meet(Wire::new(stream), room));
                     }
                 }
@@ -152,24 +159,36 @@ impl Listener {
         while sessions.join_next().await.is_some() {}
     }
 
-    /// The overall slot comes first, so that a full house leaves callers in the backlog.
-    async fn accept(&self) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let room = self.shared.admission.room().await;
-        match self.socket.accept().await {
-            Ok((stream, address)) => Some((stream, address, room)),
-            Err(error) => {
-                self.accept_failed(&error).await;
-                None
+    /// Whoever calls into a full house waits: one at the door, the others in the backlog. A slot is
+    /// asked for only when there is somebody for it: listeners at which nobody calls take none.
+    /// Dropped at any time, it loses nobody.
+    async fn accept(&mut self) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        if self.at_the_door.is_none() {
+            match self.socket.accept().await {
+                Ok(caller) => self.at_the_door = Some(caller),
+                Err(error) => {
+                    self.accept_failed(&error).await;
+                    return None;
+                }
             }
         }
+        let room = self.shared.admission.room().await;
+        self.at_the_door.take().map(|(stream, address)| (stream, address, room))
     }
 
-    async fn accept_failed(&self, error: &io::Error) {
+    async fn accept_failed(&mut self, error: &io::Error) {
         // A caller that is gone before it was accepted is its own trouble; the rest is ours.
-        if error.kind() != io::ErrorKind::ConnectionAborted {
-            self.shared.reporter.note(&Event::Warning { what: &format!("accept failed: {error}") });
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        if error.kind() == io::ErrorKind::ConnectionAborted {
+            return;
         }
+        let now = self.shared.clock.now();
+        if self.complained_at.is_none_or(|at| now.since(at) >= COMPLAINT_EVERY) {
+            self.complained_at = Some(now);
+            let name = &self.entrance.name;
+            let what = format!("callers of listener {name} wait: accept failed: {error}");
+            self.shared.reporter.note(&Event::Warning { what: &what });
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Builder {
     settings: toml::Table,
     directory: String,
     environment: Vec<(String, String)>,
+    descriptors: Option<u64>,
     folder: Folder,
 }
 
@@ -66,6 +67,12 @@ impl Builder {
         self
     }
 
+    /// How many files the program may open.
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     pub fn start(self) -> Edge {
         let mut edge = self.offline();
         edge.start();
@@ -79,6 +86,7 @@ impl Builder {
             address: self.address,
             settings: self.settings,
             environment: self.environment,
+            descriptors: self.descriptors,
             folder: self.folder,
         };
         edge.write_directory(&self.directory);
@@ -92,6 +100,7 @@ pub struct Edge {
     pub address: SocketAddr,
     settings: toml::Table,
     environment: Vec<(String, String)>,
+    descriptors: Option<u64>,
     folder: Folder,
 }
 
@@ -133,12 +142,20 @@ impl Edge {
             settings: settings.parse().expect("the small configuration is TOML"),
             directory: String::new(),
             environment: Vec::new(),
+            descriptors: None,
             folder,
         }
     }
 
     pub fn start(&mut self) {
-        let mut command = process::Command::new(PROGRAM);
+        let mut command = match self.descriptors {
+            None => process::Command::new(PROGRAM),
+            Some(limit) => {
+                let mut shell = process::Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+        };
         command.args(["serve", "--config"]).arg(self.config());
         command.envs(self.environment.iter().cloned()).current_dir(&*self.folder);
         let mut program = Process::start(&mut command, &self.folder.join("log"));
