@@ -434,11 +434,7 @@ impl Daemon {
 
     async fn try_reload(&mut self) -> Result<usize, String> {
         let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|mistakes| mistakes.to_string())?;
-        let config::Loaded { settings: wanted, table, warnings } = loaded;
+        let config::Loaded { settings: wanted, table, warnings } = load_meanwhile(path).await?;
         let fixed = settings_that_need_a_restart(&self.settings, &wanted);
         let mut settings = Settings { node: self.settings.node.clone(), ..wanted };
         if let Some(place) = self.confined.out_of_reach(&settings) {
@@ -511,6 +507,22 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Reads configuration and directory while others are served: ten million users take seconds of a processor,
+/// which come after whatever a client waits for.
+async fn load_meanwhile(path: PathBuf) -> Result<config::Loaded, String> {
+    const NICE: i32 = 10;
+    let (done, loaded) = tokio::sync::oneshot::channel();
+    let read = move || {
+        // On Linux this is about the thread alone. Where it is not allowed, it is as urgent as the others.
+        let _ = rustix::process::setpriority_process(None, NICE);
+        // Whoever does not wait for it any more is stopping.
+        let _ = done.send(config::load(&path));
+    };
+    std::thread::Builder::new().name("reload".to_owned()).spawn(read).map_err(|error| error.to_string())?;
+    let loaded = loaded.await.map_err(|_| "reading it has ended in a panic".to_owned())?;
+    loaded.map_err(|mistakes| mistakes.to_string())
 }
 
 /// What a reload leaves as it was, each with a word for the operator.

@@ -22,56 +22,80 @@ pub(super) async fn read(client: &mut Client) -> Result<Outline, Trouble> {
         .await
         .map_err(trouble)?;
     let query = async |sql: &str| transaction.query(sql, &[]).await.map_err(trouble);
-    let regions = query("SELECT code FROM landfall.region ORDER BY code").await?;
-    let regions = regions.iter().filter_map(|row| Region::parse(row.get(0))).collect();
     // Rows as documents: a schema that `migrate` has not brought up to date yet is read as well.
-    let mut tenants = Tenants::default();
-    for row in query("SELECT id, to_jsonb(t) FROM landfall.tenant t ORDER BY place, id").await? {
-        tenants.add(&row);
-    }
-    for row in query("SELECT tenant, region FROM landfall.tenant_region ORDER BY tenant, place").await? {
-        tenants.of(&row).push("allowed_regions", Value::String(row.get("region")));
-    }
-    for row in query(
-        "SELECT tenant, to_jsonb(d), (extract(epoch FROM mail_flow_region_changed_at) * 1000)::bigint AS changed_at
-         FROM landfall.domain d ORDER BY tenant, name",
-    )
-    .await?
-    {
-        let mut table = keys(&row);
-        if let Some(millis) = row.get("changed_at") {
-            let moment = Timestamp::from_millis(millis).to_string();
-            table.insert("mail_flow_region_changed_at".to_owned(), Value::String(moment));
-        }
-        tenants.of(&row).push("domain", Value::Table(table));
-    }
-    let mut networks: HashMap<(String, String), Vec<Value>> = HashMap::new();
-    for row in query(
-        "SELECT tenant, connector, network::text FROM landfall.inbound_network ORDER BY tenant, connector, place",
-    )
-    .await?
-    {
-        networks.entry((row.get(0), row.get(1))).or_default().push(Value::String(row.get(2)));
-    }
-    for row in query(
-        "SELECT tenant, to_jsonb(c), name FROM landfall.inbound_connector c ORDER BY tenant, place, name",
-    )
-    .await?
-    {
-        let mut table = keys(&row);
-        if let Some(networks) = networks.remove(&(row.get("tenant"), row.get("name"))) {
-            table.insert("source_ips".to_owned(), Value::Array(networks));
-        }
-        tenants.of(&row).push("inbound_connector", Value::Table(table));
-    }
-    for row in
-        query("SELECT tenant, to_jsonb(c) FROM landfall.outbound_connector c ORDER BY tenant, place, name")
-            .await?
-    {
-        tenants.of(&row).push("outbound_connector", Value::Table(keys(&row)));
-    }
+    let rows = Rows {
+        regions: query("SELECT code FROM landfall.region ORDER BY code").await?,
+        tenants: query("SELECT id, to_jsonb(t) FROM landfall.tenant t ORDER BY place, id").await?,
+        allowed: query("SELECT tenant, region FROM landfall.tenant_region ORDER BY tenant, place").await?,
+        domains: query(
+            "SELECT tenant, to_jsonb(d), (extract(epoch FROM mail_flow_region_changed_at) * 1000)::bigint AS changed_at
+             FROM landfall.domain d ORDER BY tenant, name",
+        )
+        .await?,
+        networks: query(
+            "SELECT tenant, connector, network::text FROM landfall.inbound_network
+             ORDER BY tenant, connector, place",
+        )
+        .await?,
+        inbound: query(
+            "SELECT tenant, to_jsonb(c), name FROM landfall.inbound_connector c ORDER BY tenant, place, name",
+        )
+        .await?,
+        outbound: query(
+            "SELECT tenant, to_jsonb(c) FROM landfall.outbound_connector c ORDER BY tenant, place, name",
+        )
+        .await?,
+    };
     transaction.commit().await.map_err(trouble)?;
-    Ok(Outline { text: tenants.write()?, regions })
+    // 100,000 tenants keep a thread busy for longer than a session may wait.
+    let put_together = tokio::task::spawn_blocking(move || rows.outline());
+    put_together.await.unwrap_or_else(|error| Err(Trouble::Refused(error.to_string())))
+}
+
+struct Rows {
+    regions: Vec<Row>,
+    tenants: Vec<Row>,
+    allowed: Vec<Row>,
+    domains: Vec<Row>,
+    networks: Vec<Row>,
+    inbound: Vec<Row>,
+    outbound: Vec<Row>,
+}
+
+impl Rows {
+    fn outline(&self) -> Result<Outline, Trouble> {
+        let regions = self.regions.iter().filter_map(|row| Region::parse(row.get(0))).collect();
+        let mut tenants = Tenants::default();
+        for row in &self.tenants {
+            tenants.add(row);
+        }
+        for row in &self.allowed {
+            tenants.of(row).push("allowed_regions", Value::String(row.get("region")));
+        }
+        for row in &self.domains {
+            let mut table = keys(row);
+            if let Some(millis) = row.get("changed_at") {
+                let moment = Timestamp::from_millis(millis).to_string();
+                table.insert("mail_flow_region_changed_at".to_owned(), Value::String(moment));
+            }
+            tenants.of(row).push("domain", Value::Table(table));
+        }
+        let mut networks: HashMap<(String, String), Vec<Value>> = HashMap::new();
+        for row in &self.networks {
+            networks.entry((row.get(0), row.get(1))).or_default().push(Value::String(row.get(2)));
+        }
+        for row in &self.inbound {
+            let mut table = keys(row);
+            if let Some(networks) = networks.remove(&(row.get("tenant"), row.get("name"))) {
+                table.insert("source_ips".to_owned(), Value::Array(networks));
+            }
+            tenants.of(row).push("inbound_connector", Value::Table(table));
+        }
+        for row in &self.outbound {
+            tenants.of(row).push("outbound_connector", Value::Table(keys(row)));
+        }
+        Ok(Outline { text: tenants.write()?, regions })
+    }
 }
 
 #[derive(Default)]
@@ -106,10 +130,15 @@ impl Tenants {
         &mut self.tables[self.places[id]]
     }
 
+    /// One after the other: written as one document, 100,000 of them would take minutes.
     fn write(self) -> Result<String, Trouble> {
-        let tenants = self.tables.into_iter().map(|tree| Value::Table(tree.0)).collect();
-        let file = Table::from_iter([("tenant".to_owned(), Value::Array(tenants))]);
-        toml::to_string(&file).map_err(|error| Trouble::Refused(error.to_string()))
+        let mut text = String::new();
+        for Tree(tenant) in self.tables {
+            let tenant = Value::Array(vec![Value::Table(tenant)]);
+            let file = Table::from_iter([("tenant".to_owned(), tenant)]);
+            text += &toml::to_string(&file).map_err(|error| Trouble::Refused(error.to_string()))?;
+        }
+        Ok(text)
     }
 }
 
