@@ -32,9 +32,7 @@ fn without_a_token_the_address_reads_and_changes_nothing() {
     let edge = edge(address, "").start();
     edge.client().deliver("you@example.org", &["anna@contoso.com"], letter("counted"));
     let url = |path: &str| format!("http://{address}{path}");
-    for path in
-        ["/healthz", "/readyz", "/metrics", "/v1/status", "/v1/queue", "/v1/queue/messages", "/v1/history"]
-    {
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/status", "/v1/queue", "/v1/history"] {
         let (code, body) = curl(&[&url(path)]);
         assert_eq!(code, "200", "{path}: {body}");
     }
@@ -49,6 +47,11 @@ fn without_a_token_the_address_reads_and_changes_nothing() {
     }
     let (code, body) = curl(&["--request", "POST", &url("/v1/drain")]);
     assert_eq!(code, "403", "{body}");
+    for path in ["/v1/trace", "/v1/queue/messages", "/v1/explain?rcpt=anna@contoso.com"] {
+        let (code, body) = curl(&[&url(path)]);
+        assert_eq!(code, "403", "{path}: {body}");
+        assert!(body.starts_with("what shows people's addresses"), "{path}: {body}");
+    }
     // A browser that was lured here under a name of somebody's.
     let (code, body) = curl(&["--header", "Host: evil.example", &url("/v1/status")]);
     assert_eq!(code, "403", "{body}");

@@ -183,3 +183,40 @@ fn status_tells_health_and_exits_by_it() {
     drop(client);
     edge.wait();
 }
+
+/// Over TCP, where the document says that a token is needed, one is; elsewhere not.
+#[test]
+fn without_its_token_the_address_tells_no_addresses_of_people() {
+    let address = free_address();
+    let folder = world::Folder::new();
+    std::fs::write(folder.join("token"), "a-token-of-thirty-two-characters").expect("our own folder");
+    let token = folder.join("token").display().to_string();
+    let edge = Edge::builder("EUR")
+        .directory(CONTOSO)
+        .store(&[&format!("lmtp://{}", free_address())])
+        .with(&format!("[admin]\naddress = \"{address}\"\ntoken_file = \"{token}\""))
+        .start();
+    edge.client().deliver("you@example.org", &["anna@contoso.com"], letter("it waits"));
+    let held = edge.command(&["queue", "hold", "--recipient", "ida@contoso.com", "--new"]);
+    assert_eq!(held.code, 0, "{held:#?}");
+    let id = edge.queue()[0]["id"].as_str().expect("an id").to_owned();
+    for (path, operations) in document()["paths"].as_object().expect("paths") {
+        let Some(operation) = operations.get("get") else { continue };
+        let concrete = path.replace("{name}", "contoso.com").replace("{address}", "anna@contoso.com");
+        let concrete = concrete.replace("{id}", &id);
+        let mut stream = std::net::TcpStream::connect(address).expect("the daemon answers");
+        let request = format!("GET {concrete} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("the daemon takes our bytes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer in UTF-8");
+        let needs = operation["security"] == serde_json::json!([{ "bearer": [] }]);
+        let expected = if needs { "HTTP/1.0 401 " } else { "HTTP/1.0 200 " };
+        assert!(answer.starts_with(expected), "{concrete}: {answer}");
+        // The page and the document have an example of an address.
+        if !["/", "/v1/openapi.json"].contains(&path.as_str()) {
+            assert!(!answer.contains("@contoso.com"), "{concrete}: {answer}");
+        }
+    }
+    let shown = edge.command(&["queue", "summary", "--json"]).json();
+    assert_eq!(shown["holds"].as_array().map(Vec::len), Some(1), "{shown}");
+}

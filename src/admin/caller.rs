@@ -57,3 +57,17 @@ impl<S: Sync> FromRequestParts<S> for Who {
         }))
     }
 }
+
+/// Whether the caller may see people's addresses where others are shown the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SeesPeople(pub(super) bool);
+
+impl<S: Sync> FromRequestParts<S> for SeesPeople {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let caller = parts.extensions.get::<ConnectInfo<Caller>>().map(|ConnectInfo(caller)| *caller);
+        let is_owner = matches!(caller, Some(Caller::Socket { .. }));
+        Ok(Self(is_owner || parts.extensions.get::<Fingerprint>().is_some()))
+    }
+}

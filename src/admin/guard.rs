@@ -1,6 +1,7 @@
 //! Guard: who may do what on the admin address. The socket has none: its file's permissions are its guard.
 //!
-//! Changes need the token, always. Reading needs it where others than this machine can call. A browser that
+//! Changes need the token, always, and so does what shows people's addresses. Other reading needs it where
+//! others than this machine can call. A browser that
 //! was sent here under another name (DNS rebinding) is refused.
 
 use std::net::{IpAddr, SocketAddr};
@@ -94,8 +95,9 @@ impl Guard {
             "/healthz" | "/readyz" => Ok(()),
             // The page itself holds nothing; what it shows it has to ask for.
             "/" if reads => Ok(()),
-            // Months of people's addresses are not for every user of this machine.
+            // Who writes to whom, and who exists, is not for every user of this machine.
             path if reads && self.loopback && !is_of_people(path) => Ok(()),
+            _ if self.token.is_none() && reads => Err(Refusal::NoTokenToRead),
             _ if self.token.is_none() => Err(Refusal::NoToken),
             _ => Err(Refusal::TokenNeeded),
         }
@@ -115,8 +117,11 @@ impl Guard {
     }
 }
 
+const OF_PEOPLE: [&str; 5] =
+    ["/v1/trace", "/v1/users", "/v1/queue/messages", "/v1/explain", "/v1/directory/check"];
+
 fn is_of_people(path: &str) -> bool {
-    ["/v1/trace", "/v1/users"].iter().any(|kept| path.starts_with(kept))
+    OF_PEOPLE.iter().any(|kept| path.starts_with(kept))
 }
 
 /// Without its port and an IPv6 address's brackets.
@@ -136,6 +141,7 @@ fn bearer(request: &Request) -> Option<&str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     NoToken,
+    NoTokenToRead,
     TokenNeeded,
     WrongToken,
     OtherHost,
@@ -147,6 +153,10 @@ impl IntoResponse for Refusal {
             Self::NoToken => (
                 StatusCode::FORBIDDEN,
                 "changes are taken on the socket, or here once admin.token_file is set\n",
+            ),
+            Self::NoTokenToRead => (
+                StatusCode::FORBIDDEN,
+                "what shows people's addresses is told on the socket, or here once admin.token_file is set\n",
             ),
             Self::TokenNeeded => (StatusCode::UNAUTHORIZED, "this needs Authorization: Bearer <token>\n"),
             Self::WrongToken => (StatusCode::UNAUTHORIZED, "the token is not the one of admin.token_file\n"),
@@ -211,6 +221,11 @@ mod tests {
             (&bare, "POST", "/v1/drain", "127.0.0.1", None, Err(Refusal::NoToken)),
             (&bare, "POST", "/v1/drain", "127.0.0.1", Some(right.as_str()), Err(Refusal::WrongToken)),
             (&with, "GET", "/v1/queue", "[::1]:9090", None, Ok(())),
+            (&with, "GET", "/v1/queue/messages", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
+            (&with, "GET", "/v1/queue/messages", "127.0.0.1", Some(right.as_str()), Ok(())),
+            (&with, "GET", "/v1/explain", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
+            (&bare, "GET", "/v1/explain", "127.0.0.1", None, Err(Refusal::NoTokenToRead)),
+            (&bare, "GET", "/v1/directory/check", "127.0.0.1", None, Err(Refusal::NoTokenToRead)),
             (&with, "POST", "/v1/drain", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
             (
                 &with,

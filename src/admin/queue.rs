@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::Door;
 use super::audit::{Entry, Met};
-use super::caller::Who;
+use super::caller::{SeesPeople, Who};
 use crate::mail::{AddressPattern, Filter, MessageId, Priority};
 use crate::queue::{Changed, Header, Hold, LaneView, Matched, MessageView, Mode, Verb};
 use crate::report::Event;
@@ -28,7 +28,9 @@ const REASON_LIMIT: usize = 500;
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     pub(super) lanes: Vec<LaneView>,
-    pub(super) holds: Vec<Hold>,
+    /// They name senders and recipients: not for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) holds: Option<Vec<Hold>>,
 }
 
 /// `GET /v1/queue/messages`.
@@ -95,8 +97,9 @@ pub(super) fn changing() -> Router<Arc<Door>> {
     Router::new().route("/v1/queue/{verb}", post(change))
 }
 
-async fn summary(State(door): State<Arc<Door>>) -> Json<Summary> {
-    Json(Summary { lanes: door.queue.lanes(), holds: door.queue.holds().list().await })
+async fn summary(State(door): State<Arc<Door>>, SeesPeople(sees): SeesPeople) -> Json<Summary> {
+    let holds = if sees { Some(door.queue.holds().list().await) } else { None };
+    Json(Summary { lanes: door.queue.lanes(), holds })
 }
 
 async fn list(State(door): State<Arc<Door>>, Query(listing): Query<Listing>) -> Json<Vec<MessageView>> {
