@@ -13,6 +13,8 @@ const PARTNER: &str = "550 5.7.51 TenantInboundAttribution; There is a partner c
                        the message's recipient domain. The connector had either the RestrictDomainsToIPAddresses \
                        or RestrictDomainsToCertificate set";
 const TLS_NEEDED: &str = "530 5.7.0 Must issue a STARTTLS command first";
+const ATTR35: &str = "451 4.4.62 Mail sent to the wrong Office 365 region. ATTR35. For more information please go to \
+                      https://go.microsoft.com/fwlink/?linkid=865268";
 const ANNA: &str = "anna@contoso.com";
 const FOREIGN: &str = "x@foreign.example";
 
@@ -138,6 +140,36 @@ fn an_address_speaks_for_the_tenants_own_senders_only() {
     attempt(&mut client, FOREIGN, ANNA, OK);
     client.deliver(ANNA, &[FOREIGN], letter("through the smart host"));
     assert_eq!(sink.wait_for(1)[0].sender, "<anna@contoso.com>");
+}
+
+#[test]
+fn what_enters_elsewhere_is_relayed_there_and_its_users_are_that_regions_to_know() {
+    let sink = Sink::start(&[]);
+    let others = r#"
+[[tenant]]
+id = "fabrikam"
+default_region = "NAM"
+domain = [{ name = "fabrikam.com" }]
+user = [{ address = "carol@fabrikam.com" }]
+[[tenant]]
+id = "strict"
+default_region = "NAM"
+allowed_regions = ["NAM", "EUR"]
+multi_geo = true
+residency = "strict"
+domain = [{ name = "strict.example" }]
+user = [{ address = "here@strict.example", preferred_data_location = "EUR" }]
+"#;
+    let directory = contoso(&sink, &format!("{ADDRESSES}{others}"));
+    let edge = Edge::builder("EUR").directory(&directory).relay("NAM", sink.address).start();
+    let mut client = edge.client();
+    for strict in ["here@strict.example", "nobody@strict.example"] {
+        attempt(&mut client, ANNA, strict, ATTR35);
+    }
+    // To strangers it is closed, whoever is asked for.
+    attempt(&mut client, FOREIGN, "carol@fabrikam.com", ATTR35);
+    client.deliver(ANNA, &["carol@fabrikam.com", "nobody@fabrikam.com"], letter("there"));
+    assert_eq!(sink.wait_for(1)[0].recipients, ["<carol@fabrikam.com>", "<nobody@fabrikam.com>"]);
 }
 
 #[test]

@@ -294,9 +294,45 @@ fn explain_names_the_rule_and_the_next_hop() {
 fn postmaster_is_taken_with_and_without_a_domain() {
     let edge = edge("EUR").with("[directory]\npostmaster = \"anna@contoso.com\"").start();
     let mut client = edge.client();
-    client.envelope("ann@sender.example", &["postmaster", "Postmaster@contoso.com"]);
+    let recipients = ["postmaster", "Postmaster@contoso.com", "\"postmaster\"@closed.contoso.com"];
+    client.envelope("ann@sender.example", &recipients);
     assert!(client.data(letter("to the postmaster")).starts_with("250 "));
-    assert!(!edge.wait_for("anna@contoso.com", 1).is_empty());
+    edge.wait_for("anna@contoso.com", recipients.len());
+}
+
+#[test]
+fn a_user_has_one_mailbox_whatever_the_address_that_was_used() {
+    for mode in ["spool", "inline"] {
+        let edge = edge("EUR").with(&format!("[region.EUR]\nmode = \"{mode}\"")).start();
+        let mut client = edge.client();
+        let addresses = ["zoe@contoso.com", "Zoe+list@central.contoso.com", "\"zoe\"@central.contoso.com"];
+        for address in addresses {
+            client.deliver("ann@sender.example", &[address], letter(address));
+        }
+        edge.wait_for("zoe@central.contoso.com", addresses.len());
+    }
+}
+
+#[test]
+fn from_a_peer_edge_mail_enters_by_any_door() {
+    let legacy = world::free_address();
+    let nam = edge("NAM");
+    let main = nam.address();
+    let nam = nam
+        .with(&format!(
+            "listener = [{{ name = \"mx\", address = [\"{main}\"] }}, \
+             {{ name = \"old\", address = [\"{legacy}\"], legacy = true }}]"
+        ))
+        .with("[region.EUR]\npeers = [\"127.0.0.9/32\"]")
+        .start();
+    let mut stranger = Client::greeted(legacy);
+    stranger.expect("MAIL FROM:<ann@sender.example>", "250 2.1.0 Sender OK");
+    stranger.expect("RCPT TO:<ben@contoso.com>", ATTR35);
+    let mut peer = Client::greeted_from("127.0.0.9".parse().expect("an address"), legacy);
+    peer.expect("MAIL FROM:<ann@sender.example>", "250 2.1.0 Sender OK");
+    peer.expect("RCPT TO:<ben@contoso.com>", OK);
+    peer.expect("RCPT TO:<anna@contoso.com>", NO_ROUTE);
+    drop(nam);
 }
 
 #[test]

@@ -142,6 +142,12 @@ fn what_waits_what_fails_and_what_expires_says_why_with_the_remote_words() {
     assert!(row["next_attempt"].is_string() && row["next_hop"] == "relay:NAM", "{row:#}");
     let row = wait_for(&edge, &["--to", "ben@contoso.com"], "failed");
     assert!(row["attempts"].as_u64().is_some_and(|attempts| attempts > 0), "{row:#}");
+    // Found by what its sender was told, with what the next hop had said (rule 83).
+    let expired = trace(&edge, &["--code", "5.4.300"]);
+    assert_eq!(expired.len(), 1);
+    assert_eq!((&expired[0]["id"], &expired[0]["code"]), (&id.as_str().into(), &550.into()));
+    let reply = expired[0]["reply"].as_str().expect("words");
+    assert!(reply.starts_with("550 5.4.300 Message expired; the last word was: 4.4.1 "), "{reply}");
     let steps = history(&edge, &id);
     assert_eq!(steps.first().map(String::as_str), Some("accepted"), "{steps:?}");
     for what in ["deferred", "expired", "notified"] {

@@ -16,8 +16,8 @@ use crate::daemon;
 use crate::delivery::{Courier, Delivery, Parcel, Services, Wanted, probe};
 use crate::dns::{Meter, Resolver};
 use crate::mail::{
-    Address, Envelope, MessageId, NextHop, NextHopName, OutboundConnector, Outcome, Recipient, Tenant,
-    Transport,
+    Address, Envelope, Mailboxes, MessageId, NextHop, NextHopName, OutboundConnector, Outcome, Recipient,
+    Tenant, Transport,
 };
 use crate::spool::{Body, Content};
 
@@ -212,7 +212,8 @@ async fn send(
         ca: connector.ca.clone(),
     };
     let mut courier = Courier::new(services.clone(), hop);
-    let parcel = Parcel { envelope: &envelope, recipients: &[0], content: &content };
+    let parcel =
+        Parcel { envelope: &envelope, recipients: &[0], content: &content, mailboxes: Mailboxes::NONE };
     let (ok, reply) = match courier.deliver(parcel).await {
         Delivery::Unreached(reply) => (false, Some(reply)),
         Delivery::Reached(mut outcomes) => match outcomes.pop() {

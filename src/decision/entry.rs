@@ -149,11 +149,14 @@ fn decide_region(
             trail.step("6.peers", || format!("from an edge of {region}: the message has already entered"));
             return Ok(ingress);
         }
-        Attribution::Originating { .. } => {
-            trail.step("6.originating", || format!("originating: ingress {ingress} does not matter"));
+        // What would be refused to strangers is relayed there; a strict tenant's mail never enters elsewhere.
+        Attribution::Originating { .. } if domain.tenant.residency != Residency::Strict => {
+            trail.step("6.originating", || {
+                format!("originating: what enters in {ingress} is relayed rather than refused")
+            });
             return Ok(ingress);
         }
-        Attribution::Incoming => {}
+        Attribution::Originating { .. } | Attribution::Incoming => {}
     }
     let decided = domain.entry_at(node);
     if ingress != node && domain.former_ingress_region(rules, facts.now) == Some(node) {

@@ -19,6 +19,8 @@ pub struct Place {
     /// The home region; `None` where no region's mailbox is the goal (smart hosts, the internet).
     pub home: Option<Region>,
     pub irr: Irr,
+    /// The primary address of the user who is meant, where the directory knows one.
+    pub mailbox: Option<Address>,
 }
 
 /// Whether in-region routing applies to a recipient (spec, section 0), for trace and metrics.
@@ -76,7 +78,8 @@ pub fn decide_home(
     let Entry::Hosted { domain, ingress, .. } = entry else {
         return foreign_place(came, recipient, trail);
     };
-    if domain.sending_to_disabled {
+    // Section 6: postmaster is always accepted where a domain is hosted (RFC 5321 §4.5.1).
+    if domain.sending_to_disabled && !recipient.is_postmaster() {
         trail.step("23", || format!("sending to {} is disabled", domain.name));
         return Err(Reason::SendingDisabled);
     }
@@ -181,6 +184,7 @@ fn foreign_place(came: &Came, recipient: &Address, trail: &mut Trail) -> Result<
         },
         home: None,
         irr: Irr::NotApplied(IrrMiss::NoUser),
+        mailbox: None,
     })
 }
 
@@ -216,7 +220,7 @@ fn hosted_place(
     came: &Came,
     trail: &mut Trail,
 ) -> Result<Place, Reason> {
-    let place = last_place(rules, domain, ingress, recipient, user, trail)?;
+    let place = last_place(rules, domain, ingress, recipient, user, came, trail)?;
     Ok(central_place(&domain.tenant, came, trail)?.unwrap_or(place))
 }
 
@@ -226,6 +230,7 @@ fn last_place(
     ingress: Region,
     recipient: &Address,
     user: Lookup<&User>,
+    came: &Came,
     trail: &mut Trail,
 ) -> Result<Place, Reason> {
     match user {
@@ -234,11 +239,21 @@ fn last_place(
             trail.step("facts", || describe_home(&domain.tenant, user, home));
             let irr = in_region_routing(domain, ingress, user, home);
             trail.step(irr_rule(irr), || format!("in-region routing: {}", irr.word()));
-            region_place(rules, home, irr, trail)
+            let place = region_place(rules, home, irr, trail)?;
+            Ok(Place { mailbox: Some(user.primary.clone()), ..place })
         }
         Lookup::Failed => {
             trail.step("18", || format!("the lookup of {recipient} failed"));
             Err(Reason::RecipientLookupFailed)
+        }
+        Lookup::Absent
+            if came.transport == Transport::Originating && domain.entry_at(rules.node_region).is_err() =>
+        {
+            // Whose mailboxes exist there is that region's to say.
+            trail.step("6.originating", || {
+                format!("{recipient} is not known here; its mail enters in {ingress}")
+            });
+            region_place(rules, ingress, Irr::NotApplied(IrrMiss::NoUser), trail)
         }
         Lookup::Absent if recipient.is_postmaster() => {
             // RFC 5321 §4.5.1: postmaster is always accepted; unread by any user, it stays where it enters.
@@ -277,6 +292,7 @@ fn smart_host_place(tenant: &Arc<Tenant>, connector: &OutboundConnector, trail: 
         },
         home: None,
         irr: Irr::NotApplied(IrrMiss::NoUser),
+        mailbox: None,
     }
 }
 
@@ -289,7 +305,7 @@ fn region_place(rules: &Rules, home: Region, irr: Irr, trail: &mut Trail) -> Res
         let endpoints: Vec<String> = next_hop.endpoints.iter().map(ToString::to_string).collect();
         format!("next hop {} ({})", next_hop.name, endpoints.join(", "))
     });
-    Ok(Place { next_hop: next_hop.clone(), home: Some(home), irr })
+    Ok(Place { next_hop: next_hop.clone(), home: Some(home), irr, mailbox: None })
 }
 
 /// The words of section 0: primary domain's mail_flow_region = home region, and both licences.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::courier::{Begun, Courier};
 use super::verdict::Breakage;
 use super::{Delivery, Parcel, Services};
-use crate::mail::{Envelope, Handed, NextHop, NextHopName, Outcome, RemoteReply, Status};
+use crate::mail::{Envelope, Handed, Mailboxes, NextHop, NextHopName, Outcome, RemoteReply, Status};
 use crate::spool::{Body, Content};
 
 /// How long connecting and the whole envelope may take: somebody's body waits meanwhile.
@@ -65,6 +65,7 @@ struct Employed {
 /// A message whose body is not here yet.
 pub struct Opening {
     pub envelope: Arc<Envelope>,
+    pub mailboxes: Mailboxes,
     /// The header lines that go in front.
     pub head: Bytes,
     /// What its sender said of its size.
@@ -81,6 +82,7 @@ pub struct Passage {
     room: Option<OwnedSemaphorePermit>,
     envelope: Arc<Envelope>,
     recipients: Vec<u32>,
+    mailboxes: Mailboxes,
     head: Bytes,
     state: State,
 }
@@ -124,11 +126,12 @@ impl Pool {
     pub async fn begin(&self, hop: &NextHop, opening: Opening) -> Passage {
         let terms = self.terms.load_full();
         let road = self.road(&hop.name, &terms);
-        let Opening { envelope, head, declared_size } = opening;
+        let Opening { envelope, mailboxes, head, declared_size } = opening;
         let recipients = (0..).take(envelope.recipients.len()).collect();
         let state = State::Ended(Verdict::Silent(too_slow(hop)));
+        let (employed, room) = (None, None);
         let mut passage =
-            Passage { terms, road, employed: None, room: None, envelope, recipients, head, state };
+            Passage { terms, road, employed, room, envelope, recipients, mailboxes, head, state };
         if passage.road.is_shut() {
             return passage;
         }
@@ -217,7 +220,12 @@ impl Passage {
         let content = Content { head: self.head.clone(), body: Body::Memory(Bytes::new()) };
         let employed = self.employed.insert(self.road.employ(hop, &self.terms));
         employed.messages += 1;
-        let parcel = Parcel { envelope: &self.envelope, recipients: &self.recipients, content: &content };
+        let parcel = Parcel {
+            envelope: &self.envelope,
+            recipients: &self.recipients,
+            content: &content,
+            mailboxes: &self.mailboxes,
+        };
         self.state = match employed.courier.begin(parcel, declared_size).await {
             Begun::Open => State::Streaming(Ok(())),
             Begun::NotStreamable => State::WaitingForAll,
@@ -275,8 +283,12 @@ impl Passage {
             (State::Streaming(pushed), _, Some(employed)) => Verdict::of(employed.courier.end(pushed).await),
             (State::WaitingForAll, Some(body), Some(employed)) => {
                 let content = Content { head: self.head.clone(), body: Body::Memory(body) };
-                let parcel =
-                    Parcel { envelope: &self.envelope, recipients: &self.recipients, content: &content };
+                let parcel = Parcel {
+                    envelope: &self.envelope,
+                    recipients: &self.recipients,
+                    content: &content,
+                    mailboxes: &self.mailboxes,
+                };
                 Verdict::of(employed.courier.deliver(parcel).await)
             }
             (State::WaitingForAll, None, _) | (State::Streaming(_) | State::WaitingForAll, _, None) => {

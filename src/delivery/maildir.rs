@@ -32,7 +32,7 @@ pub(super) async fn deliver(root: &Path, parcel: &Parcel<'_>, services: &Service
     let letters: Vec<Letter> = parcel
         .recipients()
         .map(|recipient| {
-            let folder = folder(root, &recipient.address);
+            let folder = folder(root, parcel.mailboxes.of(&recipient.address));
             Letter::new(root, folder, &unique_name(services.clock.now(), hostname))
         })
         .collect();
@@ -277,7 +277,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::delivery::Patience;
     use crate::dns::Resolver;
-    use crate::mail::{Envelope, MessageId, Recipient};
+    use crate::mail::{Envelope, Mailboxes, MessageId, Recipient};
     use crate::net::{ClientTls, Network, Roots};
     use crate::spool::{Body, Content};
 
@@ -303,7 +303,9 @@ mod tests {
             recipients.iter().map(|text| Recipient::new(address(text))).collect(),
         );
         let indices: Vec<u32> = (0..).take(recipients.len()).collect();
-        deliver(root, &Parcel { envelope: &envelope, recipients: &indices, content }, &services()).await
+        let mailboxes = Mailboxes::NONE;
+        let parcel = Parcel { envelope: &envelope, recipients: &indices, content, mailboxes };
+        deliver(root, &parcel, &services()).await
     }
 
     fn content(body: impl Into<Bytes>) -> Content {

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::dns::Resolver;
-use crate::mail::{Envelope, Outcome, RemoteReply};
+use crate::mail::{Envelope, Mailboxes, Outcome, RemoteReply};
 use crate::net::{ClientTls, Dial};
 use crate::spool::Content;
 
@@ -95,6 +95,8 @@ pub struct Parcel<'a> {
     /// Indices into the envelope's recipients; at least one.
     pub recipients: &'a [u32],
     pub content: &'a Content,
+    /// Where final delivery is by this node.
+    pub mailboxes: &'a Mailboxes,
 }
 
 impl<'a> Parcel<'a> {

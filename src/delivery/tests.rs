@@ -15,8 +15,8 @@ use super::{Courier, Delivery, Parcel, Patience, Services};
 use crate::clock::{Clock, Timestamp};
 use crate::dns::Resolver;
 use crate::mail::{
-    Address, BodyType, Endpoint, Envelope, Lookup, MessageId, NextHop, NextHopName, Outcome, Recipient,
-    Region, TlsLevel,
+    Address, BodyType, Endpoint, Envelope, Lookup, Mailboxes, MessageId, NextHop, NextHopName, Outcome,
+    Recipient, Region, TlsLevel,
 };
 use crate::net::{ClientTls, Identity, Roots, ServerTls, Stream, Target, Wire, self_signed};
 use crate::spool::{Body, Content};
@@ -291,7 +291,14 @@ fn whole(content: &Content) -> Vec<u8> {
 async fn deliver(courier: &mut Courier, recipients: &[&str]) -> Delivery {
     let envelope = envelope(recipients);
     let indices: Vec<u32> = (0..).take(recipients.len()).collect();
-    courier.deliver(Parcel { envelope: &envelope, recipients: &indices, content: &content() }).await
+    courier
+        .deliver(Parcel {
+            envelope: &envelope,
+            recipients: &indices,
+            content: &content(),
+            mailboxes: Mailboxes::NONE,
+        })
+        .await
 }
 
 /// `delivered 2.0.0, deferred 4.4.2`, or `unreached 4.4.1`.
@@ -352,7 +359,8 @@ async fn large_bodies_pass_through_small_pipes() {
         let stage = Stage::new(vec![Some(Server::offering(offers))]);
         let (mut courier, heard) = stage.courier(ONE, TlsLevel::Off);
         let envelope = envelope(&["r@b.example"]);
-        let parcel = Parcel { envelope: &envelope, recipients: &[0], content: &large };
+        let parcel =
+            Parcel { envelope: &envelope, recipients: &[0], content: &large, mailboxes: Mailboxes::NONE };
         assert_eq!(told(&courier.deliver(parcel).await), "delivered 2.0.0");
         assert!(heard.lock().expect("no panic").contents[0] == whole(&large), "byte for byte");
     }
@@ -594,7 +602,8 @@ async fn binary_content_travels_untouched_or_fails_honestly() {
     {
         let (mut courier, heard) =
             Stage::new(vec![Some(Server::offering(offers))]).courier(ONE, TlsLevel::Off);
-        let parcel = Parcel { envelope: &message, recipients: &[0], content: &binary };
+        let parcel =
+            Parcel { envelope: &message, recipients: &[0], content: &binary, mailboxes: Mailboxes::NONE };
         assert_eq!(told(&courier.deliver(parcel).await), comes_to);
         let heard = heard.lock().expect("no panic");
         assert!(heard.contents.iter().all(|content| *content == whole(&binary)));
@@ -602,7 +611,8 @@ async fn binary_content_travels_untouched_or_fails_honestly() {
     // Content that should never have been called lines does not leave by DATA.
     message.body = BodyType::SevenBit;
     let (mut courier, heard) = Stage::new(vec![Some(Server::default())]).courier(ONE, TlsLevel::Off);
-    let parcel = Parcel { envelope: &message, recipients: &[0], content: &binary };
+    let parcel =
+        Parcel { envelope: &message, recipients: &[0], content: &binary, mailboxes: Mailboxes::NONE };
     assert_eq!(told(&courier.deliver(parcel).await), "failed 5.6.0");
     assert!(heard.lock().expect("no panic").contents.is_empty());
     assert!(!courier.is_connected(), "half a message was said");
@@ -612,7 +622,8 @@ async fn binary_content_travels_untouched_or_fails_honestly() {
 async fn stream(courier: &mut Courier, message: &Envelope, pieces: usize) -> (Begun, Option<Delivery>) {
     let recipients: Vec<u32> = (0..).take(message.recipients.len()).collect();
     let head = Content { head: Bytes::from_static(b"Head: x\r\n"), body: Body::Memory(Bytes::new()) };
-    let parcel = Parcel { envelope: message, recipients: &recipients, content: &head };
+    let parcel =
+        Parcel { envelope: message, recipients: &recipients, content: &head, mailboxes: Mailboxes::NONE };
     let begun = courier.begin(parcel, None).await;
     if begun != Begun::Open {
         return (begun, None);
@@ -692,7 +703,8 @@ async fn eight_bit_content_needs_a_hop_that_takes_it() {
         message.body = BodyType::EightBitMime;
         let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::copy_from_slice(body)) };
         let (mut courier, _) = Stage::new(vec![Some(Server::offering(offers))]).courier(ONE, TlsLevel::Off);
-        let parcel = Parcel { envelope: &message, recipients: &[0], content: &content };
+        let parcel =
+            Parcel { envelope: &message, recipients: &[0], content: &content, mailboxes: Mailboxes::NONE };
         assert_eq!(told(&courier.deliver(parcel).await), comes_to, "{offers:?}");
     }
 }

@@ -105,6 +105,9 @@ pub(super) fn quote(response: &Response, host: &str) -> RemoteReply {
     if let Some((end, _)) = text.char_indices().nth(TEXT_LIMIT) {
         text.truncate(end);
     }
+    if let Some(status) = response.status.filter(Status::is_plain) {
+        text = format!("{status} {text}");
+    }
     RemoteReply { host: host.to_owned(), code: response.code, status: response.status_or_plain(), text }
 }
 

@@ -117,13 +117,13 @@ impl Inquiry {
         door: Door,
         trail: &mut Trail,
     ) -> Result<Attributed, Reason> {
-        match door {
-            Door::Regular => {}
-            // Rule 11 refuses every recipient, whoever asks: nothing is looked up.
-            Door::Legacy => return Ok(Attributed::default()),
-        }
         if let Some(attribution) = peer_edge(rules, peer, trail) {
             return Ok(Attributed { attribution, via: None });
+        }
+        match door {
+            Door::Regular => {}
+            // Rule 11 refuses every recipient, whoever else asks: nothing is looked up.
+            Door::Legacy => return Ok(Attributed::default()),
         }
         let facts = self.client_facts(peer, sender).await;
         let attributed = attribute(&facts, trail)?;
@@ -162,6 +162,12 @@ impl Inquiry {
         circumstances: &Circumstances<'_>,
         trail: &mut Trail,
     ) -> Result<(Admitted, Place), Refused> {
+        // To a peer edge it is a door like any other: rules 7 to 14 do not apply (section 6).
+        let door = match circumstances.attribution {
+            Attribution::PeerEdge(_) => Door::Regular,
+            Attribution::Incoming | Attribution::Originating { .. } => circumstances.door,
+        };
+        let circumstances = &Circumstances { door, ..circumstances.clone() };
         let address = match asked {
             Asked::Mailbox(address) => address.clone(),
             Asked::Postmaster => own_postmaster(rules),

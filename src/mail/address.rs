@@ -184,7 +184,7 @@ impl Address {
     }
 
     pub fn is_postmaster(&self) -> bool {
-        self.local.eq_ignore_ascii_case("postmaster")
+        is_same_local(&self.local, "postmaster")
     }
 
     /// Whether a next hop needs SMTPUTF8 for it (RFC 6531). The domain never does: it is A-labels here.

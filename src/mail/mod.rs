@@ -11,6 +11,7 @@ mod findings;
 pub mod firewall;
 pub mod header;
 mod lookup;
+mod mailboxes;
 mod next_hop;
 mod outcome;
 mod peer;
@@ -24,6 +25,7 @@ pub use envelope::{BodyType, Envelope, MessageId, Notify, Recipient, Ret, Sender
 pub use filter::{AddressPattern, Filter};
 pub use findings::SpfResult;
 pub use lookup::Lookup;
+pub use mailboxes::Mailboxes;
 pub use next_hop::{Endpoint, EndpointError, NextHop, NextHopName, TlsLevel};
 pub use outcome::{Handed, Outcome, RemoteReply};
 pub use peer::{Peer, SessionId, TlsFacts};

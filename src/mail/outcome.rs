@@ -11,8 +11,10 @@ pub struct RemoteReply {
     pub host: String,
     /// The three digits; zero when the words are ours and not a server's.
     pub code: u16,
+    /// The plainest of its class where the server gave none.
     pub status: Status,
-    /// The whole text without code and enhanced code; lines joined by a space.
+    /// The whole text without code and enhanced code; lines joined by a space. A server's own plain status is
+    /// part of it.
     pub text: String,
 }
 
@@ -30,10 +32,13 @@ impl RemoteReply {
             && matches!(self.status.detail, 3 | 7)
     }
 
-    /// `550 5.1.1 no such user`, as a notice quotes it; without a code when the words are ours.
+    /// `550 5.1.1 no such user`, as a notice quotes it; without a code when the words are ours, without a status
+    /// where the server gave none.
     pub fn line(&self) -> String {
         if self.code == 0 {
             format!("{} {}", self.status, self.text)
+        } else if self.status.is_plain() {
+            format!("{} {}", self.code, self.text)
         } else {
             format!("{} {} {}", self.code, self.status, self.text)
         }

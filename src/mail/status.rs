@@ -13,6 +13,14 @@ pub struct Status {
 }
 
 impl Status {
+    /// Rule 83: delivery time expired, with the documented detail.
+    pub const EXPIRED: Self = Self::new(5, 4, 300);
+
+    /// Of its class, and nothing more is known.
+    pub fn is_plain(&self) -> bool {
+        self.subject == 0 && self.detail == 0
+    }
+
     pub const fn new(class: u8, subject: u16, detail: u16) -> Self {
         Self { class, subject, detail }
     }

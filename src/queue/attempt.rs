@@ -12,7 +12,8 @@ use crate::clock::Timestamp;
 use crate::decision::Reason;
 use crate::delivery::{Courier, Delivery, Parcel, Services};
 use crate::mail::{
-    Address, Envelope, Handed, MessageId, NextHop, NextHopName, Outcome, RemoteReply, Status, Transport,
+    Address, Envelope, Handed, Mailboxes, MessageId, NextHop, NextHopName, Outcome, RemoteReply, Status,
+    Transport,
 };
 use crate::report::Event;
 use crate::report::notice::{self, Action, Fate};
@@ -23,7 +24,7 @@ use super::lane::{Change, Health, Late};
 use super::{Core, Road, progress_of, reason_reply, undecided, verb};
 
 /// Rule 83.
-const EXPIRED: (Status, &str) = (Status::new(5, 4, 300), "550 5.4.300 Message expired");
+const EXPIRED: (Status, &str) = (Status::EXPIRED, "550 5.4.300 Message expired");
 
 /// By an operator: RFC 3463 knows no better word than that of an undefined failure.
 const GIVEN_BACK: Status = Status::new(5, 0, 0);
@@ -85,12 +86,12 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
         work.as_mut().enable();
         {
             let mut state = road.lock();
-            let connections = state.pace.connections(core.settings.load().connections_per_next_hop);
+            let now = core.clock.now();
+            let connections = state.pace.connections(core.settings.load().connections_per_next_hop, now);
             if core.is_stopping() || state.workers > connections {
                 state.workers -= 1;
                 return None;
             }
-            let now = core.clock.now();
             if let Some(job) = state.lane.take(now) {
                 let more = core.takes_on(&mut state, now);
                 drop(state);
@@ -134,10 +135,10 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed
     let mut content = job.content.take().map(|content| *content);
     let next_hop = decide_again(core, road, &mut job, &mut result).await;
     let health = match next_hop {
-        Some(next_hop) => match load(core, id, content.take()).await {
+        Some((next_hop, mailboxes)) => match load(core, id, content.take()).await {
             Loaded::Content(loaded) => {
                 let started = tokio::time::Instant::now();
-                let health = deliver(core, courier, &next_hop, &job, &loaded, &mut result).await;
+                let health = deliver(core, courier, &next_hop, &job, &loaded, &mailboxes, &mut result).await;
                 keep_pace(core, road, &health, started.elapsed());
                 content = Some(loaded);
                 health
@@ -170,22 +171,24 @@ fn keep_pace(core: &Core, road: &Road, health: &Health, took: Duration) {
 }
 
 /// Rule 89: the way on is decided again before each attempt, never from the old answer. Leaves in `job`
-/// the recipients that still belong to this lane, and returns the next hop when there are any.
+/// the recipients that still belong to this lane, and returns the next hop and their mailboxes when there are any.
 async fn decide_again(
     core: &Arc<Core>,
     road: &Arc<Road>,
     job: &mut Job,
     result: &mut Result,
-) -> Option<NextHop> {
+) -> Option<(NextHop, Mailboxes)> {
     let now = core.clock.now();
     let here = road.lock().lane.name.clone();
     let mut next_hop = None;
+    let mut mailboxes = Mailboxes::default();
     let mut leaving: Vec<(NextHop, u32)> = Vec::new();
     let mut staying = Vec::with_capacity(job.recipients.len());
     for index in std::mem::take(&mut job.recipients) {
         match core.way(&job.envelope, index).await {
             Ok(place) if place.next_hop.name == here => {
                 staying.push(index);
+                mailboxes.note(&job.envelope.recipients[index as usize].address, place.mailbox);
                 next_hop = Some(place.next_hop);
             }
             Ok(place) => leaving.push((place.next_hop, index)),
@@ -217,7 +220,7 @@ async fn decide_again(
         core.put(to, part, now);
     }
     job.recipients = staying;
-    next_hop
+    next_hop.map(|next_hop| (next_hop, mailboxes))
 }
 
 enum Loaded {
@@ -251,6 +254,7 @@ async fn deliver(
     next_hop: &NextHop,
     job: &Job,
     content: &Content,
+    mailboxes: &Mailboxes,
     result: &mut Result,
 ) -> Health {
     let by_mx = matches!(next_hop.name, NextHopName::Internet(_));
@@ -282,7 +286,7 @@ async fn deliver(
     // Rule 88: what the next hop had no room for goes in a new transaction at once. Each round takes at
     // least one recipient, so this ends.
     while !recipients.is_empty() {
-        let parcel = Parcel { envelope: &job.envelope, recipients: &recipients, content };
+        let parcel = Parcel { envelope: &job.envelope, recipients: &recipients, content, mailboxes };
         let outcomes = match courier.deliver(parcel).await {
             Delivery::Reached(outcomes) => outcomes,
             Delivery::Unreached(reply) => {
@@ -404,8 +408,10 @@ fn settle(
     let change = {
         let mut state = road.lock();
         let change = state.lane.settle(id, left, health, reply, now);
-        if matches!(change, Some(Change::WentDown { .. })) {
-            state.lane.forget_contents();
+        match change {
+            Some(Change::WentDown { .. }) => state.lane.forget_contents(),
+            Some(Change::CameBack) => state.pace.returned(now),
+            None => {}
         }
         change.map(|change| (change, state.lane.name.clone(), state.lane.len(), state.lane.last().cloned()))
     };

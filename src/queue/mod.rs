@@ -410,7 +410,7 @@ impl Core {
     /// Whether a worker more is worth its connection: none is idle, and jobs pile up behind those that
     /// work. Counts the new one at once.
     fn takes_on(&self, state: &mut RoadState, now: Timestamp) -> bool {
-        let limit = state.pace.connections(self.settings.load().connections_per_next_hop);
+        let limit = state.pace.connections(self.settings.load().connections_per_next_hop, now);
         let wanted = state.lane.runnable(now).div_ceil(4).min(limit);
         let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
         state.workers += usize::from(start);

@@ -2,8 +2,12 @@
 //!
 //! Pure: each attempt's length and end in, a number out. It grows by one for every round of good attempts
 //! and shrinks when the destination slows down or turns away; `lane` holds one, workers come and go by it.
+//! What waited for a destination that was away goes by one connection first, and so in its order (rule 84);
+//! more join when that alone does not soon empty the lane.
 
 use std::time::Duration;
+
+use crate::clock::Timestamp;
 
 /// Where a lane begins, and what it keeps while the destination answers at all.
 const FIRST: usize = 4;
@@ -15,6 +19,9 @@ const SLOW_FLOOR: Duration = Duration::from_millis(100);
 /// The memory of the best time fades by one part in so many with each attempt, so that a store which has
 /// become slower for good is not called slow for ever.
 const FADE: u32 = 64;
+/// After an outage one connection carries all for so long, then twice as many each step.
+const ALONE: Duration = Duration::from_millis(250);
+const STEP: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
@@ -24,18 +31,33 @@ pub(super) struct Pace {
     /// Slow ones likewise.
     slow: usize,
     best: Option<Duration>,
+    /// When the destination came back from its last outage.
+    returned: Option<Timestamp>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { connections: FIRST, good: 0, slow: 0, best: None }
+        Self { connections: FIRST, good: 0, slow: 0, best: None, returned: None }
     }
 }
 
 impl Pace {
     /// How many connections, with `ceiling` as the configured limit.
-    pub(super) fn connections(&self, ceiling: usize) -> usize {
-        self.connections.min(ceiling).max(LEAST)
+    pub(super) fn connections(&self, ceiling: usize, now: Timestamp) -> usize {
+        self.connections.min(ceiling).min(self.ramp(now)).max(LEAST)
+    }
+
+    /// It takes mail again.
+    pub(super) fn returned(&mut self, now: Timestamp) {
+        self.returned = Some(now);
+    }
+
+    fn ramp(&self, now: Timestamp) -> usize {
+        // A clock that was set back must not hold it up.
+        let Some(returned) = self.returned.filter(|returned| *returned <= now) else { return usize::MAX };
+        let Some(ramping) = now.since(returned).checked_sub(ALONE) else { return LEAST };
+        let steps = u32::try_from(ramping.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX);
+        2_usize.checked_pow(steps.saturating_add(1)).unwrap_or(usize::MAX)
     }
 
     /// An attempt that the destination took part in, and how long it took.
@@ -76,20 +98,24 @@ mod tests {
         Duration::from_millis(count)
     }
 
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
     fn after(attempts: usize, took: Duration, pace: &mut Pace) -> usize {
         for _ in 0..attempts {
             pace.answered(took, 20);
         }
-        pace.connections(20)
+        pace.connections(20, at(0))
     }
 
     #[test]
     fn a_store_that_keeps_up_gets_more_connections_up_to_the_limit() {
         let mut pace = Pace::default();
-        assert_eq!(pace.connections(20), FIRST);
+        assert_eq!(pace.connections(20, at(0)), FIRST);
         assert_eq!(after(FIRST, ms(5), &mut pace), FIRST + 1);
         assert_eq!(after(1_000, ms(5), &mut pace), 20);
-        assert_eq!(pace.connections(3), 3, "the configured limit holds whatever it can take");
+        assert_eq!(pace.connections(3, at(0)), 3, "the configured limit holds whatever it can take");
     }
 
     #[test]
@@ -113,11 +139,11 @@ mod tests {
         let mut pace = Pace::default();
         after(1_000, ms(5), &mut pace);
         pace.turned_away();
-        assert_eq!(pace.connections(20), 10);
+        assert_eq!(pace.connections(20, at(0)), 10);
         for _ in 0..10 {
             pace.turned_away();
         }
-        assert_eq!(pace.connections(20), 1);
+        assert_eq!(pace.connections(20, at(0)), 1);
     }
 
     #[test]
@@ -132,5 +158,19 @@ mod tests {
         let mut pace = Pace::default();
         after(1_000, ms(50), &mut pace);
         assert_eq!(after(3_000, ms(800), &mut pace), 20);
+    }
+
+    #[test]
+    fn a_store_that_comes_back_gets_one_connection_first() {
+        let mut pace = Pace::default();
+        after(1_000, ms(5), &mut pace);
+        pace.returned(at(1_000));
+        for (now, connections) in
+            [(1_000, 1), (1_249, 1), (1_250, 2), (1_349, 2), (1_350, 4), (1_450, 8), (1_550, 16), (1_650, 20)]
+        {
+            assert_eq!(pace.connections(20, at(now)), connections, "at {now} ms");
+        }
+        assert_eq!(pace.connections(20, at(i64::MAX)), 20);
+        assert_eq!(pace.connections(20, at(500)), 20, "a clock that was set back");
     }
 }

@@ -6,7 +6,7 @@ use super::{Event, Parting, Placed, Relay, Withheld};
 use crate::clock::Timestamp;
 use crate::decision::Reason;
 use crate::mail::{
-    Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, TlsFacts, Transport,
+    Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, Status, TlsFacts, Transport,
 };
 use crate::spool::RecoveredMessage;
 use crate::trace::record::{
@@ -160,7 +160,13 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
             end(tracer, Fate::Failed, &ended, None, withheld);
         }
         Event::Expired { id, recipient, next_hop, reply, attempts } => {
-            let ended = Ended { id: *id, recipient, next_hop, reply, attempts: *attempts };
+            let expired = RemoteReply {
+                host: reply.host.clone(),
+                code: 550,
+                status: Status::EXPIRED,
+                text: format!("Message expired; the last word was: {}", reply.line()),
+            };
+            let ended = Ended { id: *id, recipient, next_hop, reply: &expired, attempts: *attempts };
             end(tracer, Fate::Expired, &ended, None, withheld);
         }
         Event::Rerouted { id, recipient, from, to } => {

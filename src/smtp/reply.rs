@@ -17,7 +17,7 @@ use crate::mail::{Domain, MessageId, RemoteReply, SessionId, Status};
 /// One line of the catalogue.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The name in logs, metrics and `[replies.words]`.
+    /// The name in logs and metrics.
     pub label: &'static str,
     pub code: u16,
     pub status: Option<Status>,
@@ -447,7 +447,7 @@ pub fn document() -> String {
         "# Replies\n\n\
          Everything Landfall can answer, written from the catalogue in `src/smtp/reply.rs` by `tests/replies.rs`.\n\
          Code, enhanced code and ATTR token are fixed.\n\
-         The words may be changed in `[replies]`: `service_name` and `help_url`, or a whole text under `words`, by label.\n\
+         The words may be changed in `[replies]`: `service_name` and `help_url` stand in them.\n\
          `{ip}`, `{domain}`, `{id}`, `{octets}`, `{verdict}` and `{zone}` are filled in by each answer.\n\
          With `replies.context = true` every 4xx and 5xx reply, and the 250 that takes a message, ends in\n\
          ` [<hostname> <UTC time>Z <session>]`.\n\n\

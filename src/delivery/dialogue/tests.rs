@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::mail::{Envelope, MessageId, Notify, Recipient};
+use crate::mail::{Envelope, Mailboxes, MessageId, Notify, Recipient};
 use crate::smtp::response::ResponseReader;
 use crate::spool::{Body, Content};
 
@@ -32,7 +32,7 @@ const CHUNKED: &str =
 fn hold(dialogue: &mut Dialogue, envelope: &Envelope, script: &str) {
     let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::from_static(b"hello\r\n")) };
     let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
-    let parcel = Parcel { envelope, recipients: &recipients, content: &content };
+    let parcel = Parcel { envelope, recipients: &recipients, content: &content, mailboxes: Mailboxes::NONE };
     let mut reader = ResponseReader::default();
     let mut said = String::new();
     let mut comes_to = String::new();
@@ -149,10 +149,10 @@ fn sessions_come_up_or_say_why_not() {
         (
             Smtp,
             Off,
-            "S: 220 mx\nC: EHLO edge.example\nS: 550 what\nC: HELO edge.example\nS: 550 no\n= unusable 550 5.0.0 no",
+            "S: 220 mx\nC: EHLO edge.example\nS: 550 what\nC: HELO edge.example\nS: 550 no\n= unusable 550 no",
         ),
         (Smtp, Off, "S: 220 mx\nC: EHLO edge.example\nS: 421 4.3.2 off\n= unusable 421 4.3.2 off"),
-        (Smtp, Encrypt, "S: 220 mx\nC: EHLO edge.example\nS: 502 what\n= unusable 502 5.0.0 what"),
+        (Smtp, Encrypt, "S: 220 mx\nC: EHLO edge.example\nS: 502 what\n= unusable 502 what"),
         (
             Smtp,
             Encrypt,
@@ -185,7 +185,7 @@ fn sessions_come_up_or_say_why_not() {
         ),
         (Smtp, Off, "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250 STARTTLS\n= ready"),
         (Lmtp, Off, "S: 220 mx\nC: LHLO edge.example\nS: 250 mx\n= ready"),
-        (Lmtp, Off, "S: 220 mx\nC: LHLO edge.example\nS: 500 what\n= unusable 500 5.0.0 what"),
+        (Lmtp, Off, "S: 220 mx\nC: LHLO edge.example\nS: 500 what\n= unusable 500 what"),
         (
             Smtp,
             Off,
@@ -318,21 +318,21 @@ fn what_is_offered_is_used_and_nothing_else() {
     rich.recipients[0].orcpt = Some("rfc822;anna@a.example".to_owned());
     let all = "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250-SIZE 7\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250 DSN\n= ready\n> deliver\n";
     let script = format!(
-        "{all}C: MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME RET=HDRS ENVID=QQ314159\nS: 250 ok\nC: RCPT TO:<r@b.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;anna@a.example\nS: 250 ok\nC: RCPT TO:<q@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 2.0.0 ok), delivered (250 2.0.0 ok)"
+        "{all}C: MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME RET=HDRS ENVID=QQ314159\nS: 250 ok\nC: RCPT TO:<r@b.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;anna@a.example\nS: 250 ok\nC: RCPT TO:<q@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 ok), delivered (250 ok)"
     );
     hold(&mut dialogue(Protocol::Smtp, TlsLevel::Off), &rich, &script);
 
     let mut foreign = envelope(&["jürgen@b.example"]);
     foreign.sender = None;
     let script = format!(
-        "{all}C: MAIL FROM:<> SIZE=7 SMTPUTF8\nS: 250 ok\nC: RCPT TO:<jürgen@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 2.0.0 ok)"
+        "{all}C: MAIL FROM:<> SIZE=7 SMTPUTF8\nS: 250 ok\nC: RCPT TO:<jürgen@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 ok)"
     );
     hold(&mut dialogue(Protocol::Smtp, TlsLevel::Off), &foreign, &script);
 
     rich.recipients[0].orcpt = None;
     rich.body = BodyType::SevenBit;
     let script = format!(
-        "{PLAIN}> deliver\nC: MAIL FROM:<s@a.example>\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 250 ok\nC: RCPT TO:<q@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 2.0.0 ok), delivered (250 2.0.0 ok)"
+        "{PLAIN}> deliver\nC: MAIL FROM:<s@a.example>\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 250 ok\nC: RCPT TO:<q@b.example>\nS: 250 ok\nC: DATA\nS: 354 go\nC: (content)\nS: 250 ok\n= finished delivered (250 ok), delivered (250 ok)"
     );
     hold(&mut dialogue(Protocol::Smtp, TlsLevel::Off), &rich, &script);
 
@@ -341,7 +341,7 @@ fn what_is_offered_is_used_and_nothing_else() {
     hold(
         &mut dialogue(Protocol::Smtp, TlsLevel::Off),
         &binary,
-        "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250-CHUNKING\nS: 250 BINARYMIME\n= ready\n> deliver\nC: MAIL FROM:<s@a.example> BODY=BINARYMIME\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 250 ok\nC: BDAT 7 LAST\nC: (content)\nS: 250 ok\n= finished delivered (250 2.0.0 ok)",
+        "S: 220 mx\nC: EHLO edge.example\nS: 250-mx\nS: 250-CHUNKING\nS: 250 BINARYMIME\n= ready\n> deliver\nC: MAIL FROM:<s@a.example> BODY=BINARYMIME\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 250 ok\nC: BDAT 7 LAST\nC: (content)\nS: 250 ok\n= finished delivered (250 ok)",
     );
 }
 
@@ -392,7 +392,8 @@ fn content_declared_as_8bitmime_passes_when_it_is_not() {
     hold(&mut dialogue, &envelope(&["r@b.example"]), PLAIN);
     assert!(dialogue.must_know_octets(declared.body));
     let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::from_static(b"hello\r\n")) };
-    let parcel = Parcel { envelope: &declared, recipients: &[0], content: &content };
+    let parcel =
+        Parcel { envelope: &declared, recipients: &[0], content: &content, mailboxes: Mailboxes::NONE };
     let action =
         dialogue.on(Input::Deliver(&parcel, Freight { load: Load::Whole(7), octets: Octets::SevenBit }));
     assert_eq!(action, Action::Say(b"MAIL FROM:<s@a.example>\r\n".to_vec(), Wait::Mail));
@@ -406,11 +407,12 @@ fn a_large_message_waits_for_its_recipients() {
         &mut dialogue,
         &message,
         &format!(
-            "{CHUNKED}> deliver\nC: MAIL FROM:<s@a.example>\nC: RCPT TO:<r@b.example>\nS: 250 ok\nS: 250 ok\nC: BDAT 7 LAST\nC: (content)\nS: 250 ok\n= finished delivered (250 2.0.0 ok)"
+            "{CHUNKED}> deliver\nC: MAIL FROM:<s@a.example>\nC: RCPT TO:<r@b.example>\nS: 250 ok\nS: 250 ok\nC: BDAT 7 LAST\nC: (content)\nS: 250 ok\n= finished delivered (250 ok)"
         ),
     );
     let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::from_static(b"hello\r\n")) };
-    let parcel = Parcel { envelope: &message, recipients: &[0], content: &content };
+    let parcel =
+        Parcel { envelope: &message, recipients: &[0], content: &content, mailboxes: Mailboxes::NONE };
     for (size, flight) in [(ONE_FLIGHT_LIMIT, true), (ONE_FLIGHT_LIMIT + 1, false)] {
         let mut next = Dialogue {
             state: State::Ready,

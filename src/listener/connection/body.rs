@@ -87,7 +87,8 @@ impl Connection {
         // A notice of success brings back the header, except where nothing of the message may rest here.
         let wanted = envelope.recipients.iter().any(Recipient::wants_success);
         let original = (wanted && otherwise == Otherwise::Spool).then(Vec::new);
-        let opening = Opening { envelope: envelope.clone(), head, declared_size };
+        let mailboxes = self.mailboxes.clone();
+        let opening = Opening { envelope: envelope.clone(), mailboxes, head, declared_size };
         let passage = self.shared.inline.begin(hop, opening).await;
         Some(Handover { passage, envelope, next_hop: hop.name.clone(), otherwise, bytes: 0, original })
     }

@@ -21,7 +21,7 @@ use crate::decision::{Attribution, Reason, Rules, Via};
 use crate::limits::{self, Client, Due, Limit};
 use crate::mail::chain::{Chain, Origin};
 use crate::mail::firewall::Screen;
-use crate::mail::{Envelope, MessageId, Peer, Sender, SessionId};
+use crate::mail::{Envelope, Mailboxes, MessageId, Peer, Sender, SessionId};
 use crate::net::{Wire, within};
 use crate::report::{Event, Parting, Placed};
 use crate::session::{Action, Input, NotStored, OpenEnvelope, Ruling, Session, Terms, TlsOffer, answer_for};
@@ -75,6 +75,8 @@ pub(super) struct Connection {
     /// Of the recipients accepted so far, for when the message is.
     dues: Vec<Due>,
     hops: Hops,
+    /// Of the recipients so far, where some next hop is inline.
+    mailboxes: Mailboxes,
     /// What was decided about the recipients of this transaction, for the trace.
     placed: Vec<Placed>,
     /// Looks at the header of the message under way, for the trace.
@@ -144,6 +146,7 @@ impl Connection {
             entrance,
             shared,
             hops: Hops::None,
+            mailboxes: Mailboxes::default(),
             placed: Vec::new(),
             peek: Peek::default(),
             draft: None,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::decision::{Admitted, Attributed, Attribution, Reason, Trail, peer_edge};
 use crate::inquiry::{Asked, Circumstances, Names, Refused};
 use crate::limits::{self, Addressed, Candour, Due, Limit, Owner};
-use crate::mail::{Address, Region, Sender};
+use crate::mail::{Address, Mailboxes, Region, Sender};
 use crate::report::{Event, Placed, Privacy};
 use crate::session::{Question, RecipientPath, Ruling};
 use crate::spool::Pressure;
@@ -40,6 +40,7 @@ impl Connection {
         self.rules = self.shared.inquiry.rules();
         self.texts = self.shared.texts.load_full();
         self.hops = Hops::None;
+        self.mailboxes = Mailboxes::default();
         self.examination = None;
         self.findings = None;
         self.placed.clear();
@@ -165,6 +166,9 @@ impl Connection {
         let joined = admitted.and_then(|(admitted, place)| {
             let due = self.may_receive(&admitted)?;
             self.hops.join(&place.next_hop, &self.rules, &self.shared.inline)?;
+            if !self.rules.inline.is_empty() {
+                self.mailboxes.note(&admitted.address, place.mailbox.clone());
+            }
             Ok((admitted, place, due))
         });
         if let Candour::After(tarpit) = candour {
