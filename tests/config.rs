@@ -218,3 +218,68 @@ fn a_certificate_must_be_readable_and_have_its_own_key() {
         assert_eq!(keys, [format!("tls.certificate[0].{wrong}")], "{cert} {key}: {mistakes}");
     }
 }
+
+#[test]
+fn what_is_allowed_and_hardly_meant_is_a_warning() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let directory = r#"
+        [[tenant]]
+        id = "contoso"
+        default_region = "EUR"
+        allowed_regions = ["NAM"]
+        in_region_routing = true
+        [[tenant.domain]]
+        name = "contoso.com"
+        mail_flow_region = "EUR"
+        previous_mail_flow_region = "NAM"
+        mail_flow_region_changed_at = 2999-01-01T00:00:00Z
+    "#;
+    let config = format!(
+        "{CONFIG}\n[region.EUR]\nstore = [\"MAILDIR://mail\"]\nmode = \"inline\"\n[region.NAM]\n\
+         [queue]\ndelay_dsn_after = \"2h\"\nexpire_after = \"1h\""
+    );
+    let config = config.replace("region.EUR.store = [\"maildir://mail\"]\n", "");
+    let loaded = config::load(&write(folder.path(), &config, directory)).expect("no mistakes");
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(|warning| warning.key.clone()).collect();
+    warnings.sort();
+    assert_eq!(
+        warnings,
+        [
+            "queue.delay_dsn_after",
+            "region.EUR.mode",
+            "region.NAM",
+            "region.NAM",
+            "tenant[contoso].allowed_regions",
+            "tenant[contoso].domain[contoso.com].mail_flow_region_changed_at",
+            "tenant[contoso].in_region_routing",
+        ]
+    );
+    // Nothing is said of what was not.
+    let quiet = write(folder.path(), &format!("{CONFIG}\nqueue.expire_after = \"1h\""), "");
+    assert_eq!(config::load(&quiet).expect("no mistakes").warnings.len(), 0);
+}
+
+#[test]
+fn the_socket_is_below_the_state_and_the_node_has_a_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (line, wrong) in [
+        ("admin.socket = \"/run/x.sock\"", Some("admin.socket: is not below node.state_dir")),
+        ("admin.socket = \"../x.sock\"", Some("admin.socket: is not below node.state_dir")),
+        ("admin.socket = \"sub/x.sock\"", None),
+        ("region.NAM.relay = [\"SMTP://edge.nam.example.net\"]", None),
+    ] {
+        let loaded = config::load(&write(folder.path(), &format!("{CONFIG}\n{line}"), ""));
+        match wrong {
+            None => drop(loaded.unwrap_or_else(|mistakes| panic!("{line}: {mistakes}"))),
+            Some(wrong) => {
+                let mistakes = loaded.expect_err(line).to_string();
+                assert!(mistakes.contains(wrong), "{line}: {mistakes}");
+            }
+        }
+    }
+    for hostname in ["127.0.0.1", "10", "edge.7"] {
+        let config = CONFIG.replace("edge1.eur.example.net", hostname);
+        let mistakes = config::load(&write(folder.path(), &config, "")).expect_err(hostname).to_string();
+        assert!(mistakes.contains("node.hostname: "), "{mistakes}");
+    }
+}

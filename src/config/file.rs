@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::Headers;
 use super::settings::*;
 use super::{Audit, Trace, directory, limits};
 use crate::document::{Entry, Page, Section};
-use crate::mail::{Domain, Region, Regions, TlsLevel};
+use crate::mail::{Domain, Endpoint, Region, Regions, TlsLevel};
 
 /// What the file says, and the other files it names.
 pub(super) struct Reading<'p> {
@@ -282,6 +282,13 @@ fn regions<'p>(
         let whose = if region.is_some() && region == own { Whose::Own } else { Whose::Other };
         own_store |= whose == Whose::Own && section.has("store");
         let settings = region_settings(&section, whose, base, files);
+        if whose == Whose::Other && !["store", "relay", "peers"].iter().any(|key| section.has(key)) {
+            section.warning(
+                "",
+                "says neither the way there nor who comes from there",
+                "store or relay, or peers",
+            );
+        }
         if let Some(region) = region {
             regions.insert(region, settings);
         }
@@ -329,6 +336,11 @@ fn region_settings<'p>(
     if mode.is_some() && !section.has("store") {
         section.mistake("mode", "has a meaning for stores only", "store, or no mode");
     }
+    if mode == Some(StoreMode::Inline) && store.iter().any(|store| matches!(store, Endpoint::Maildir(_))) {
+        let problem =
+            "is \"inline\", but a Maildir takes a message when it is complete, never while it comes in";
+        section.warning("mode", problem, "\"spool\", or stores that are asked over LMTP or SMTP");
+    }
     if ca.is_some() && tls != TlsLevel::Verify {
         section.mistake("ca", "is of no use: nothing is verified", "tls = \"verify\", or no ca");
     }
@@ -342,9 +354,7 @@ fn peer(entry: &Entry<'_>) -> Option<PeerPattern> {
             return Some(PeerPattern::Network(network));
         }
         // `10.0.0.0` would pass as a host name; so would `10.0.0`, which is a slip of the pen.
-        let name = Domain::parse(text).ok().filter(|name| !name.is_literal())?;
-        let numeric = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
-        (!numeric).then_some(PeerPattern::Name(name))
+        Domain::parse(text).ok().filter(crate::document::is_name).map(PeerPattern::Name)
     })
 }
 
@@ -384,11 +394,17 @@ fn queue(top: &Section<'_>) -> Queue {
         // Whoever asks for a shorter maximum alone gets it from the first retry on.
         None => default.first_intervals.iter().map(|interval| (*interval).min(max_interval)).collect(),
     };
+    let expire_after = duration("expire_after", default.expire_after, INSTANT..=30 * DAY);
+    let delay_dsn_after = duration("delay_dsn_after", default.delay_dsn_after, INSTANT..=30 * DAY);
+    if section.has("delay_dsn_after") && delay_dsn_after >= expire_after {
+        let problem = "is not sooner than expire_after: no sender is ever told of a delay";
+        section.warning("delay_dsn_after", problem, "less than expire_after");
+    }
     Queue {
         first_intervals,
         max_interval,
-        expire_after: duration("expire_after", default.expire_after, INSTANT..=30 * DAY),
-        delay_dsn_after: duration("delay_dsn_after", default.delay_dsn_after, INSTANT..=30 * DAY),
+        expire_after,
+        delay_dsn_after,
         connections_per_next_hop: count("connections_per_next_hop", default.connections_per_next_hop, 10_000),
         messages_per_connection: count("messages_per_connection", default.messages_per_connection, 1_000_000),
         idle_connection: duration("idle_connection", default.idle_connection, Duration::ZERO..=HOUR),
@@ -481,7 +497,13 @@ fn admin<'p>(
 ) -> Admin {
     let section = top.section("admin");
     let default = Admin::default();
-    let socket = section.read("socket", |entry| entry.file(Path::new("")));
+    let socket = section.read("socket", |entry| {
+        let path = entry.file(Path::new(""))?;
+        if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            entry.mistake("is not below node.state_dir", "a path that begins there, such as \"admin.sock\"");
+        }
+        Some(path)
+    });
     let address = section.read("address", Entry::socket_address);
     let mut taken = listeners.iter().flat_map(|listener| &listener.addresses);
     if let Some((address, twin)) =

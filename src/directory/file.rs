@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use rustls::pki_types::CertificateDer;
@@ -13,11 +14,15 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Table;
 use super::user_file;
+use crate::clock::Clock;
 use crate::document::{Entry, Notes, Page, Section};
 use crate::mail::{
     AcceptedDomain, Address, ConnectorKind, Domain, DomainKind, DomainPattern, InboundConnector, Licenses,
     OutboundConnector, Region, Regions, Residency, Skipping, Tenant, TlsLevel, User,
 };
+
+/// By how much a time of change may lie ahead without a word.
+const AHEAD: Duration = Duration::from_secs(300);
 
 pub(super) const LICENSES: [(&str, License); 2] = [("multi-geo", License::MultiGeo), ("mail", License::Mail)];
 
@@ -102,6 +107,10 @@ fn tenant<'p>(
         .unwrap_or_else(|| Region::parse("NAM").expect("a code of the table"));
     let mut allowed_regions = section.list("allowed_regions", region).unwrap_or_default();
     if !allowed_regions.contains(&default_region) {
+        if section.has_items("allowed_regions") {
+            let problem = format!("lack default_region \"{default_region}\", which counts all the same");
+            section.warning("allowed_regions", problem, "every region where mailboxes may be");
+        }
         allowed_regions.push(default_region);
     }
     let residency = [("documented", Residency::Documented), ("strict", Residency::Strict)];
@@ -124,6 +133,10 @@ fn tenant<'p>(
         outbound_connectors,
     };
     note_one_way(section, &tenant);
+    if tenant.in_region_routing && !tenant.multi_geo {
+        let problem = "is true without multi_geo: mail enters in default_region as if it were not";
+        section.warning("in_region_routing", problem, "multi_geo = true as well");
+    }
     tenant
 }
 
@@ -398,6 +411,12 @@ fn read_domain(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, t
             "is missing",
             "when previous_mail_flow_region ended (RFC 3339)",
         );
+    }
+    // Another node's clock may be a little ahead.
+    if mail_flow_region_changed_at.is_some_and(|at| at.since(Clock::System.now()) > AHEAD) {
+        let problem =
+            "is in the future: until then, and propagation_window longer, both regions take the mail";
+        section.warning("mail_flow_region_changed_at", problem, "when the region was changed");
     }
     if let Some(region) = mail_flow_region.filter(|region| !tenant.allows(*region)) {
         let problem = format!("\"{region}\" is none of the tenant's allowed_regions");

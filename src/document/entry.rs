@@ -167,9 +167,7 @@ impl<'p> Entry<'p> {
 
     /// A host name that DNS may know, not an address literal.
     pub fn domain(&self) -> Option<Domain> {
-        self.text_as("a domain such as \"contoso.com\"", |text| {
-            Domain::parse(text).ok().filter(|domain| !domain.is_literal())
-        })
+        self.text_as("a domain such as \"contoso.com\"", |text| Domain::parse(text).ok().filter(is_name))
     }
 
     pub fn pattern(&self) -> Option<DomainPattern> {
@@ -296,4 +294,10 @@ fn quote(text: &str) -> String {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// No address, in brackets or bare: the last label of a name is never a number. RFC 1123 §2.1
+pub fn is_name(domain: &Domain) -> bool {
+    let last = domain.as_str().rsplit('.').next().unwrap_or_default();
+    !domain.is_literal() && !last.bytes().all(|byte| byte.is_ascii_digit())
 }

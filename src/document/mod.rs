@@ -9,7 +9,7 @@ mod section;
 mod entry;
 mod unit;
 
-pub use entry::{Entry, parse_network};
+pub use entry::{Entry, is_name, parse_network};
 pub use mistake::{Mistake, Mistakes, Notes};
 pub use page::Page;
 pub use section::{Section, suggestion};

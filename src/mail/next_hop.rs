@@ -57,7 +57,8 @@ impl Endpoint {
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
         let (scheme, rest) = text.split_once("://").ok_or(EndpointError::UnknownScheme)?;
         let path = || if rest.is_empty() { Err(EndpointError::NoPath) } else { Ok(PathBuf::from(rest)) };
-        match scheme {
+        // RFC 3986 §3.1: in any case of letters.
+        match scheme.to_ascii_lowercase().as_str() {
             "smtp" => host_port(rest, 25).map(|(host, port)| Self::Smtp { host, port }),
             "smtps" => host_port(rest, 465).map(|(host, port)| Self::Smtps { host, port }),
             "lmtp" => host_port(rest, 24).map(|(host, port)| Self::Lmtp { host, port }),
