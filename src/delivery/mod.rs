@@ -12,6 +12,7 @@ mod courier;
 mod dialogue;
 mod inline;
 mod internet;
+mod lines;
 mod maildir;
 mod probe;
 mod transfer;

@@ -710,6 +710,34 @@ async fn eight_bit_content_needs_a_hop_that_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_only_was_declared_as_binary_passes_where_binary_is_not_offered() {
+    for (offers, body, comes_to, says) in [
+        (&["PIPELINING"][..], &b"plain\r\n.dot\r\n"[..], "delivered 2.0.0", ""),
+        (&["CHUNKING", "8BITMIME"], b"caf\xc3\xa9\r\n", "delivered 2.0.0", " BODY=8BITMIME"),
+        (&["PIPELINING"], b"caf\xc3\xa9\r\n", "failed 5.6.3", ""),
+        (&["8BITMIME", "CHUNKING"], b"bare\nline\r\n", "failed 5.6.3", ""),
+        (&["CHUNKING", "BINARYMIME"], b"plain\r\n", "delivered 2.0.0", " BODY=BINARYMIME"),
+    ] {
+        let mut message = envelope(&["r@b.example"]);
+        message.body = BodyType::BinaryMime;
+        let content = Content { head: Bytes::new(), body: Body::Memory(Bytes::copy_from_slice(body)) };
+        let (mut courier, heard) =
+            Stage::new(vec![Some(Server::offering(offers))]).courier(ONE, TlsLevel::Off);
+        let parcel =
+            Parcel { envelope: &message, recipients: &[0], content: &content, mailboxes: Mailboxes::NONE };
+        assert_eq!(told(&courier.deliver(parcel).await), comes_to, "{offers:?}");
+        let heard = heard.lock().expect("no panic");
+        if comes_to.starts_with("delivered") {
+            assert_eq!(heard.contents, [whole(&content)], "{offers:?}");
+            let mail = heard.said.iter().find(|line| line.starts_with("MAIL FROM:")).expect("it was said");
+            assert!(mail.ends_with(&format!(">{says}")), "{mail}");
+        } else {
+            assert!(heard.contents.is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_four_levels_of_tls() {
     use TlsLevel::{Encrypt, Off, Opportunistic, Verify};
     let identity = |name: &str| {

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dialogue::{Action, Dialogue, Form, Freight, Input, Load, Octets};
+use super::lines::Lines;
 use super::verdict::{self, Breakage, Wait};
 use super::{Parcel, Patience, Services};
-use crate::mail::{Envelope, Outcome, RemoteReply, TlsLevel, header};
+use crate::mail::{BodyType, Envelope, Outcome, RemoteReply, TlsLevel, header};
 use crate::net::{self, ClientTls, Fault, Trust, Wire, within};
 use crate::smtp::encode::DataEncoder;
 use crate::smtp::response::{Response, ResponseReader};
@@ -168,7 +169,7 @@ impl Connection {
         let return_path = self.return_path(parcel.envelope);
         let content = parcel.content;
         let octets = if self.dialogue.must_know_octets(parcel.envelope.body) {
-            octets_of(content).await
+            octets_of(parcel.envelope.body, content).await
         } else {
             Octets::NotLooked
         };
@@ -482,18 +483,22 @@ pub(super) fn return_path(envelope: &Envelope) -> Bytes {
     header::return_path(&envelope.sender).into()
 }
 
-async fn octets_of(content: &Content) -> Octets {
+async fn octets_of(declared: BodyType, content: &Content) -> Octets {
+    let mut lines = Lines::default();
     let mut body = content.body.reader();
     let mut part = content.head.clone();
     loop {
-        if !part.is_ascii() {
-            return Octets::EightBit;
-        }
+        lines.see(&part);
         part = match body.next().await {
             Ok(Some(part)) => part,
             // The transfer meets the same error, and says so.
-            Ok(None) | Err(_) => return Octets::SevenBit,
+            Ok(None) | Err(_) => break,
         };
+    }
+    match lines.octets() {
+        // Came in by DATA or in lines: only how long they are may be unusual.
+        Octets::Binary if declared == BodyType::EightBitMime => lines.eight_bit_or_less(),
+        octets => octets,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) enum Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Freight {
     pub(super) load: Load,
-    /// Octets over 127 in content declared as 8BITMIME. Only asked for by `must_know_octets`.
+    /// What content declared as 8BITMIME or BINARYMIME truly is. Only asked for by `must_know_octets`.
     pub(super) octets: Octets,
 }
 
@@ -60,6 +60,8 @@ impl Freight {
 pub(super) enum Octets {
     SevenBit,
     EightBit,
+    /// No lines that DATA could carry. Only asked for of what was declared as BINARYMIME.
+    Binary,
     NotLooked,
 }
 
@@ -211,7 +213,7 @@ impl Dialogue {
     pub(super) fn can_stream(&self, body: BodyType) -> bool {
         match body {
             BodyType::SevenBit | BodyType::EightBitMime => !self.must_know_octets(body),
-            BodyType::BinaryMime => self.offers.chunking && self.offers.binary_mime,
+            BodyType::BinaryMime => self.takes_binary(),
         }
     }
 
@@ -230,10 +232,18 @@ impl Dialogue {
         matches!(&self.state, State::Transaction(open) if open.accepted == open.outcomes.len())
     }
 
-    /// Whether somebody must look for octets over 127 before `Deliver`: content declared as 8BITMIME may
-    /// hold none, and then passes where 8BITMIME is not offered.
+    /// Whether somebody must look at the content before `Deliver`: what is declared as 8BITMIME may hold no
+    /// octet over 127, and what is declared as BINARYMIME only lines, and then passes where neither is offered.
     pub(super) fn must_know_octets(&self, body: BodyType) -> bool {
-        body == BodyType::EightBitMime && !self.offers.eight_bit_mime
+        match body {
+            BodyType::SevenBit => false,
+            BodyType::EightBitMime => !self.offers.eight_bit_mime,
+            BodyType::BinaryMime => !self.takes_binary(),
+        }
+    }
+
+    fn takes_binary(&self) -> bool {
+        self.offers.binary_mime && self.offers.chunking
     }
 
     pub(super) fn on(&mut self, input: Input<'_>) -> Action {
@@ -388,7 +398,13 @@ impl Dialogue {
                 let taken = offers.eight_bit_mime || freight.octets == Octets::SevenBit;
                 (!taken).then_some(Unfit::NeedsEightBit)
             }
-            BodyType::BinaryMime => (!(offers.binary_mime && offers.chunking)).then_some(Unfit::NeedsBinary),
+            BodyType::BinaryMime if self.takes_binary() => None,
+            // RFC 3030 §3 forbids binary content there, not what only was declared so.
+            BodyType::BinaryMime => match freight.octets {
+                Octets::SevenBit => None,
+                Octets::EightBit => (!offers.eight_bit_mime).then_some(Unfit::NeedsEightBit),
+                Octets::Binary | Octets::NotLooked => Some(Unfit::NeedsBinary),
+            },
         }
     }
 
@@ -412,7 +428,9 @@ impl Dialogue {
             BodyType::SevenBit => {}
             BodyType::EightBitMime if self.offers.eight_bit_mime => words.push_str(" BODY=8BITMIME"),
             BodyType::EightBitMime => {}
-            BodyType::BinaryMime => words.push_str(" BODY=BINARYMIME"),
+            BodyType::BinaryMime if self.takes_binary() => words.push_str(" BODY=BINARYMIME"),
+            BodyType::BinaryMime if freight.octets == Octets::EightBit => words.push_str(" BODY=8BITMIME"),
+            BodyType::BinaryMime => {}
         }
         let utf8 = needs_utf8(parcel);
         if utf8 {

@@ -83,7 +83,9 @@ fn hold(dialogue: &mut Dialogue, envelope: &Envelope, script: &str) {
             }
             ">" => match rest {
                 "deliver" => {
-                    let freight = Freight { load: Load::Whole(7), octets: Octets::EightBit };
+                    let binary = envelope.body == BodyType::BinaryMime;
+                    let octets = if binary { Octets::Binary } else { Octets::EightBit };
+                    let freight = Freight { load: Load::Whole(7), octets };
                     dialogue.on(Input::Deliver(&parcel, freight))
                 }
                 "stream" => {
