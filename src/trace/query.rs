@@ -166,11 +166,18 @@ impl Term {
     fn with(sql: impl Into<String>, value: Value, index: Index) -> Self {
         Self { sql: sql.into(), values: vec![value], index: Some(index) }
     }
+
+    /// The same of the table under this name.
+    fn at(&self, alias: &str) -> String {
+        if alias == "c" { self.sql.replace("r.", "c.") } else { self.sql.clone() }
+    }
 }
 
 /// What every segment is asked.
 struct Plan {
     terms: Vec<Term>,
+    /// As an index of recipients tells it.
+    status: Option<String>,
     least: u64,
     most: u64,
     families: Vec<Family>,
@@ -186,6 +193,7 @@ impl Plan {
     fn new(question: &Question, now: Timestamp) -> Result<Self, Error> {
         let mut plan = Self {
             terms: Vec::new(),
+            status: None,
             least: 0,
             most: integer_max(),
             families: vec![Family::Messages, Family::Refusals],
@@ -219,6 +227,7 @@ impl Plan {
             plan.families =
                 vec![if status == Status::Rejected { Family::Refusals } else { Family::Messages }];
             let number = status as i64;
+            plan.status = Some(format!("c.status = {number}"));
             // The words match the partial index only as they stand. What is delivered is most of what there is.
             plan.terms.push(match status {
                 Status::Delivered => Term::new("r.status = 0", None),
@@ -301,8 +310,17 @@ impl Plan {
             Some((.., index)) => (index.tables(), index.leads()),
             None => ("recipient r CROSS JOIN message m ON m.id = r.id".to_owned(), "r"),
         };
-        let mut conditions: Vec<String> = self.terms.iter().map(|term| term.sql.clone()).collect();
-        let mut values: Vec<&Value> = self.terms.iter().flat_map(|term| &term.values).collect();
+        let (mut conditions, mut values) = (Vec::new(), Vec::new());
+        for term in &self.terms {
+            let leads = lead.is_some_and(|(_, leading, _)| std::ptr::eq(*leading, term));
+            conditions.push(if leads { term.at(leading) } else { term.sql.clone() });
+            values.extend(&term.values);
+        }
+        if lead.is_some_and(|(.., index)| index.has_status())
+            && let Some(status) = &self.status
+        {
+            conditions.push(status.clone());
+        }
         // Where one index leaves many, another one says which of them to look at: a row costs far more to read
         // than its name in an index.
         if let Some((least, ..)) = lead.filter(|(count, ..)| *count > self.limit) {
@@ -311,7 +329,7 @@ impl Plan {
                 conditions.push(format!(
                     "{leading}.id IN (SELECT {alias}.id FROM {table} {alias} INDEXED BY {} WHERE {} AND {})",
                     index.name(),
-                    term.sql,
+                    term.at(alias),
                     self.within(alias)
                 ));
                 values.extend(&term.values);
@@ -335,7 +353,7 @@ impl Plan {
         let sql = format!(
             "SELECT count(*) FROM (SELECT 1 FROM {table} {alias} INDEXED BY {} WHERE {} AND {} LIMIT {COUNT_LIMIT})",
             index.name(),
-            term.sql,
+            term.at(alias),
             self.within(alias)
         );
         let count: i64 = connection.query_row(&sql, params_from_iter(&term.values), |row| row.get(0))?;

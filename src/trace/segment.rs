@@ -123,15 +123,26 @@ impl Index {
 
     /// The name of that table in a question.
     pub(super) fn leads(self) -> &'static str {
-        &self.table()[..1]
+        if self.table() == "message" { "m" } else { "c" }
     }
 
-    /// Both tables, this one first and by this index.
+    /// Both tables, led by this index. Of recipients it stands apart from their rows, so that what the index
+    /// alone can tell is asked before any row is read.
     pub(super) fn tables(self) -> String {
-        let (table, lead) = (self.table(), self.leads());
-        let (other, follow) = if lead == "m" { ("recipient", "r") } else { ("message", "m") };
         let name = self.name();
-        format!("{table} {lead} INDEXED BY {name} CROSS JOIN {other} {follow} ON {follow}.id = {lead}.id")
+        if self.table() == "message" {
+            format!("message m INDEXED BY {name} CROSS JOIN recipient r ON r.id = m.id")
+        } else {
+            format!(
+                "recipient c INDEXED BY {name} CROSS JOIN recipient r ON r.id = c.id AND r.n = c.n \
+                 CROSS JOIN message m ON m.id = r.id"
+            )
+        }
+    }
+
+    /// Whether the status stands in it.
+    pub(super) fn has_status(self) -> bool {
+        matches!(self, Self::Address | Self::Code | Self::Enhanced | Self::Token)
     }
 
     fn sql(self) -> String {

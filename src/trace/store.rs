@@ -14,7 +14,7 @@ use super::segment::{Family, Fresh, Result, Segment, is_plain, status_after};
 
 /// A segment takes no more after this long, or an eighth of `trace.keep`, so that age can delete it.
 const SEGMENT_SPAN: Duration = Duration::from_secs(24 * 3600);
-const SEGMENT_ROWS: u64 = 250_000;
+const SEGMENT_ROWS: u64 = 125_000;
 const SEGMENT_BYTES: u64 = 128 << 20;
 const SEGMENT_BYTES_LEAST: u64 = 128 << 10;
 /// Open for writing at the same time: the newest ones, and those whose messages still wait.
