@@ -126,10 +126,20 @@ impl Client {
                 return Ok(Some(String::from_utf8_lossy(&line[..at]).into_owned()));
             }
             let mut block = [0; 4096];
-            match self.stream.read(&mut block)? {
+            match self.read(&mut block)? {
                 0 if self.unread.is_empty() => return Ok(None),
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 count => self.unread.extend_from_slice(&block[..count]),
+            }
+        }
+    }
+
+    /// A read with a time limit is never begun again by itself when the machine was paused (signal(7)).
+    fn read(&mut self, block: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.stream.read(block) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
             }
         }
     }
@@ -192,7 +202,7 @@ impl Client {
     pub fn ends(&mut self) -> bool {
         let mut block = [0; 4096];
         loop {
-            match self.stream.read(&mut block) {
+            match self.read(&mut block) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) => return error.kind() == ErrorKind::ConnectionReset,
