@@ -263,7 +263,7 @@ fn an_import_is_all_or_nothing_and_says_what_it_changes() {
         "[[tenant]]\nid = \"other\"\ndefault_region = \"EUR\"\ndomain = [{ name = \"contoso.com\" }]",
     );
     let refused = import(&[]);
-    assert!(refused.code == 1 && refused.stderr.contains("already exists"), "{refused:#?}");
+    assert!(refused.code == 1 && refused.stdout.contains("already exists"), "{refused:#?}");
     assert_eq!(dump(), before);
 }
 

@@ -230,3 +230,38 @@ fn a_log_that_is_no_terminal_is_json_one_event_a_line() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
 }
+
+#[test]
+fn with_json_every_command_says_one_document_its_troubles_too() {
+    let mut edge = edge().start();
+    let warned = edge.command(&["reload"]);
+    let named = "warning: ";
+    let count = warned.stdout.matches(named).count();
+    assert!(count > 0 && warned.stdout.contains("region.GBR: has no route"), "{warned:#?}");
+    assert!(warned.stdout.ends_with(&format!("reloaded, {count} warnings\n")), "{warned:#?}");
+    let told = edge.command(&["reload", "--json"]).json();
+    assert_eq!((&told["reloaded"], &told["warnings"]), (&true.into(), &count.into()), "{told}");
+    assert_eq!(told["warned"].as_array().map(Vec::len), Some(count), "{told}");
+    assert!(edge.command(&["config", "example", "--json"]).json()["example"].is_string());
+
+    let good = std::fs::read_to_string(edge.config()).expect("our own file");
+    std::fs::write(edge.config(), format!("{good}\n[nonsense]\n")).expect("our own file");
+    for (arguments, code) in [(&["reload", "--json"][..], 2), (&["domain", "list", "--json"], 2)] {
+        let refused = edge.command(arguments);
+        assert_eq!(refused.code, code, "{refused:#?}");
+        let why = refused.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(why.contains("nonsense") && refused.stderr.is_empty(), "{refused:#?}");
+    }
+    std::fs::write(edge.config(), good).expect("our own file");
+
+    let drained = edge.command(&["drain", "--json"]);
+    assert_eq!((drained.code, &drained.json()["drained"]), (0, &true.into()), "{drained:#?}");
+    assert!(edge.wait().success());
+    for arguments in [&["status", "--json"][..], &["queue", "list", "--json"]] {
+        let nobody = edge.command(arguments);
+        assert_eq!(nobody.code, 1, "{nobody:#?}");
+        assert!(nobody.json()["error"].as_str().is_some_and(|why| why.contains("no daemon answers")));
+    }
+    let absent = edge.command(&["domain", "show", "nobody.example", "--json"]);
+    assert_eq!((absent.code, &absent.json()["error"]), (1, &"nobody.example is no accepted domain".into()));
+}

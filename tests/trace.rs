@@ -127,6 +127,37 @@ fn refusals_are_found_by_code_token_session_and_rule() {
 }
 
 #[test]
+fn who_hangs_up_is_not_rejected_and_a_release_leaves_no_reason() {
+    let store = free_address();
+    let edge = Edge::builder("EUR")
+        .directory(CONTOSO)
+        .store(&[&format!("lmtp://{store}")])
+        .with("[region.EUR]\ntls = \"off\"\n[queue]\nfirst_intervals = [\"100ms\"]\nmax_interval = \"100ms\"")
+        .start();
+    let mut client = edge.client();
+    client.envelope("ann@sender.example", &["anna@contoso.com"]);
+    drop(client);
+    let row = wait_for(&edge, &["--status", "abandoned"], "abandoned");
+    assert_eq!((&row["recipient"], &row["reason"]), (&"anna@contoso.com".into(), &"broken-off".into()));
+    assert_eq!(row["reply"], "the client hung up");
+    assert_eq!(trace(&edge, &["--status", "rejected"]).len(), 0);
+    assert_eq!(history(&edge, row["id"].as_str().expect("an id")), ["abandoned"]);
+
+    edge.client().deliver("bea@sender.example", &["ida@contoso.com"], letter("held and released"));
+    let row = wait_for(&edge, &["--from", "bea@sender.example"], "deferred");
+    let id = row["id"].as_str().expect("an id").to_owned();
+    assert_eq!(edge.command(&["queue", "hold", &id]).code, 0);
+    let row = wait_for(&edge, &[&id], "held");
+    assert_eq!(row["reason"], "by the operator");
+    let sink = Sink::start_at(store, &["-L"]);
+    assert_eq!(edge.command(&["queue", "release", &id]).code, 0);
+    let row = wait_for(&edge, &[&id], "delivered");
+    assert!(row["reason"].is_null(), "{row:#}");
+    assert!(history(&edge, &id).contains(&"released".to_owned()));
+    drop(sink);
+}
+
+#[test]
 fn what_waits_what_fails_and_what_expires_says_why_with_the_remote_words() {
     let at = free_address();
     let edge = Edge::builder("EUR")

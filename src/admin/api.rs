@@ -42,8 +42,8 @@ use crate::{audit, trace};
 /// What the operator asks of the daemon as a whole.
 #[derive(Debug)]
 pub enum Command {
-    /// Answered with the number of warnings, or with every mistake.
-    Reload(oneshot::Sender<Result<usize, String>>),
+    /// Answered with the warnings, or with every mistake.
+    Reload(oneshot::Sender<Result<Vec<String>, String>>),
     Drain {
         within: Option<Duration>,
     },
@@ -351,7 +351,7 @@ fn stopping() -> Response {
 }
 
 /// The number of warnings, or every mistake; `None` when the daemon is stopping.
-pub(super) async fn reload_now(door: &Door) -> Option<Result<usize, String>> {
+pub(super) async fn reload_now(door: &Door) -> Option<Result<Vec<String>, String>> {
     let (answer, reloaded) = oneshot::channel();
     door.commands.send(Command::Reload(answer)).await.ok()?;
     reloaded.await.ok()
@@ -362,8 +362,9 @@ async fn reload(State(door): State<Arc<Door>>, Who(by): Who) -> Response {
         return refusal;
     }
     match reload_now(&door).await {
-        Some(Ok(warnings)) => {
-            Json(serde_json::json!({ "reloaded": true, "warnings": warnings })).into_response()
+        Some(Ok(warned)) => {
+            Json(serde_json::json!({ "reloaded": true, "warnings": warned.len(), "warned": warned }))
+                .into_response()
         }
         Some(Err(mistakes)) => (StatusCode::UNPROCESSABLE_ENTITY, mistakes).into_response(),
         None => stopping(),

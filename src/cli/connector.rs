@@ -22,7 +22,7 @@ use crate::mail::{
 use crate::spool::{Body, Content};
 
 use super::probe::{Line, millis};
-use super::{MISTAKE, NO, YES, print_json};
+use super::{MISTAKE, NO, YES, complain, print_json};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Connector {
@@ -69,7 +69,7 @@ impl Connector {
                     .await
                 }
                 Err(why) => {
-                    eprintln!("landfall connector: {why}");
+                    complain(format_args!("landfall connector: {why}"));
                     MISTAKE
                 }
             },
@@ -135,7 +135,7 @@ async fn validate(
         match Address::parse(text) {
             Ok(address) => recipients.push(address),
             Err(error) => {
-                eprintln!("landfall connector: --to {text}: {error}");
+                complain(format_args!("landfall connector: --to {text}: {error}"));
                 return MISTAKE;
             }
         }
@@ -146,7 +146,7 @@ async fn validate(
     let services = match services {
         Ok(services) => Arc::new(services),
         Err(error) => {
-            eprintln!("landfall connector: {error}");
+            complain(format_args!("landfall connector: {error}"));
             return MISTAKE;
         }
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Cli, MISTAKE, NO, YES, print_json};
+use super::{Cli, MISTAKE, NO, YES, complain, print_json};
 use crate::config::{self, Settings};
 use crate::daemon;
 use crate::directory::{self, Counts, Directory, Imported, Register, Table};
@@ -47,11 +47,11 @@ pub(super) async fn run(cli: &Cli, command: &Command, loaded: config::Loaded) ->
 /// The directory as mail sees it: without a snapshot, and with the service's first word.
 pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory, u8> {
     let opened = daemon::directory(settings, table, None).map_err(|trouble| {
-        eprintln!("the directory: {trouble}");
+        complain(format_args!("the directory: {trouble}"));
         MISTAKE
     })?;
     opened.0.ready(PATIENCE).await.map_err(|why| {
-        eprintln!("the directory: {why}");
+        complain(format_args!("the directory: {why}"));
         NO
     })?;
     Ok(opened.0)
@@ -65,14 +65,14 @@ pub(super) async fn register(loaded: config::Loaded) -> Result<(Settings, Regist
             Ok((settings, register))
         }
         Err(why) => {
-            eprintln!("{why}");
+            complain(why);
             Err(NO)
         }
     }
 }
 
 pub(super) fn failed(trouble: &directory::Trouble) -> u8 {
-    eprintln!("the directory: {trouble}");
+    complain(format_args!("the directory: {trouble}"));
     NO
 }
 
@@ -121,7 +121,7 @@ async fn stats(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
 
 async fn migrate(cli: &Cli, settings: &Settings) -> Result<u8, u8> {
     let Some(service) = daemon::directory_service(settings, None) else {
-        eprintln!("the directory is a file: only a database has a schema");
+        complain(format_args!("the directory is a file: only a database has a schema"));
         return Err(MISTAKE);
     };
     let migration =
@@ -146,7 +146,7 @@ async fn migrate(cli: &Cli, settings: &Settings) -> Result<u8, u8> {
 
 async fn import(cli: &Cli, loaded: config::Loaded, file: &Path, dry_run: bool) -> Result<u8, u8> {
     if daemon::directory_service(&loaded.settings, None).is_none() {
-        eprintln!("the directory is a file: import is for directory.source = \"postgres\"");
+        complain(format_args!("the directory is a file: import is for directory.source = \"postgres\""));
         return Err(MISTAKE);
     }
     let (settings, mut register) = register(loaded).await?;
@@ -175,7 +175,7 @@ fn read(
 ) -> Result<(Option<String>, Table, crate::mail::Regions), u8> {
     let shown = file.display().to_string();
     let unreadable = |error: std::io::Error| {
-        eprintln!("{shown}: cannot be read: {error}");
+        complain(format_args!("{shown}: cannot be read: {error}"));
         MISTAKE
     };
     let is_csv = file.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv"));
@@ -196,7 +196,7 @@ fn read(
     match notes.verdict() {
         Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
         Err(mistakes) => {
-            eprintln!("{mistakes}");
+            complain(mistakes);
             return Err(MISTAKE);
         }
     }

@@ -14,7 +14,7 @@ use crate::mail::{AcceptedDomain, Domain, Lookup};
 use crate::net::Identity;
 use crate::onboarding::{self, Finding, Level, OwnCertificates, Plan};
 
-use super::{MISTAKE, NO, YES, print_json};
+use super::{MISTAKE, NO, YES, complain, print_json};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Dns {
@@ -45,7 +45,7 @@ impl Dns {
                 let domain = match find(&directory, domain).await {
                     Ok(domain) => domain,
                     Err((code, why)) => {
-                        eprintln!("landfall dns: {why}");
+                        complain(format_args!("landfall dns: {why}"));
                         return code;
                     }
                 };
@@ -90,7 +90,7 @@ async fn plan(
         Ok(plan) if json => print_json(&plan),
         Ok(plan) => print_plan(&plan),
         Err(why) => {
-            eprintln!("landfall dns: {}: {why}", domain.name);
+            complain(format_args!("landfall dns: {}: {why}", domain.name));
             return NO;
         }
     }
@@ -161,7 +161,7 @@ fn zone(
     let table = directory.table();
     let domains = table.domains().cloned().collect::<Vec<_>>();
     let Some(zone) = onboarding::zone(&settings.onboarding, domains, own, Clock::System.now()) else {
-        eprintln!("landfall dns: onboarding.mx_target is not set: there is no zone of targets");
+        complain(format_args!("landfall dns: onboarding.mx_target is not set: there is no zone of targets"));
         return NO;
     };
     for left_out in &zone.left_out {
@@ -175,7 +175,7 @@ fn zone(
         None => print!("{}", zone.text),
         Some(path) => {
             if let Err(error) = std::fs::write(path, &zone.text) {
-                eprintln!("landfall dns: {}: {error}", path.display());
+                complain(format_args!("landfall dns: {}: {error}", path.display()));
                 return NO;
             }
             println!("{}: {} hosts", path.display(), zone.hosts);

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::directory::{failed, register};
-use super::{Cli, MISTAKE, NO, YES, print_fields, print_json, print_table, tell_of_change};
+use super::{Cli, MISTAKE, NO, YES, complain, print_fields, print_json, print_table, tell_of_change};
 use crate::admin::{Manner, Refusal, domain_row, plan_domain, users_of};
 use crate::clock::Clock;
 use crate::config;
@@ -76,11 +76,11 @@ async fn show(cli: &Cli, loaded: config::Loaded, name: &str) -> Result<u8, u8> {
 
 fn find(register: &Register, name: &str) -> Result<Arc<AcceptedDomain>, u8> {
     let Ok(name) = Domain::parse(name) else {
-        eprintln!("{name:?} is no domain");
+        complain(format_args!("{name:?} is no domain"));
         return Err(MISTAKE);
     };
     register.domain(&name).cloned().ok_or_else(|| {
-        eprintln!("{name} is no accepted domain");
+        complain(format_args!("{name} is no accepted domain"));
         NO
     })
 }
@@ -107,15 +107,15 @@ async fn change(cli: &Cli, loaded: config::Loaded, set: &Set) -> Result<u8, u8> 
 pub(super) fn refused(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::Mistake(why) => {
-            eprintln!("{why}");
+            complain(why);
             MISTAKE
         }
         Refusal::Objection(why) => {
-            eprintln!("{why}; --force insists");
+            complain(format_args!("{why}; --force insists"));
             NO
         }
         Refusal::Absent(why) | Refusal::Failed(why) => {
-            eprintln!("{why}");
+            complain(why);
             NO
         }
     }

@@ -49,7 +49,7 @@ impl Explain {
             (Ok(rules), Ok(texts)) => (rules, texts),
             (rules, texts) => {
                 let wording = texts.err().into_iter().flatten().map(|problem| problem.to_string());
-                return complain(rules.err().into_iter().chain(wording));
+                return refuse(rules.err().into_iter().chain(wording));
             }
         };
         let directory = match super::directory::open(&settings, loaded.table).await {
@@ -61,7 +61,7 @@ impl Explain {
             .asking(resolver);
         let explanation = match explain(&inquiry, &texts, &self.question()).await {
             Ok(explanation) => explanation,
-            Err(problems) => return complain(problems),
+            Err(problems) => return refuse(problems),
         };
         if json {
             print_json(&explanation);
@@ -93,8 +93,10 @@ impl Explain {
     }
 }
 
-fn complain(problems: impl IntoIterator<Item = String>) -> u8 {
-    problems.into_iter().for_each(|problem| eprintln!("landfall explain: {problem}"));
+fn refuse(problems: impl IntoIterator<Item = String>) -> u8 {
+    let problems: Vec<String> =
+        problems.into_iter().map(|problem| format!("landfall explain: {problem}")).collect();
+    super::complain(problems.join("\n"));
     MISTAKE
 }
 

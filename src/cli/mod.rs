@@ -17,6 +17,7 @@ mod trace;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -118,7 +119,20 @@ pub fn run() -> ExitCode {
     ExitCode::from(dispatch(&Cli::parse()))
 }
 
+/// Whether errors are documents too; set once, before anything can go wrong.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Why there is no answer: in words on stderr, or with `--json` as the one document on stdout.
+fn complain(why: impl std::fmt::Display) {
+    if AS_JSON.load(Ordering::Relaxed) {
+        print_json(&serde_json::json!({ "error": why.to_string() }));
+    } else {
+        eprintln!("{why}");
+    }
+}
+
 fn dispatch(cli: &Cli) -> u8 {
+    AS_JSON.store(cli.json, Ordering::Relaxed);
     match &cli.command {
         Command::Serve => serve(&cli.config),
         Command::Config(ConfigCommand::Check) => config_check(cli),
@@ -131,7 +145,11 @@ fn dispatch(cli: &Cli) -> u8 {
             YES
         }),
         Command::Config(ConfigCommand::Example) => {
-            print!("{}", config::example());
+            if cli.json {
+                print_json(&serde_json::json!({ "example": config::example() }));
+            } else {
+                print!("{}", config::example());
+            }
             YES
         }
         Command::Connector(connector) => with_config(cli, |loaded| block_on(connector.run(loaded, cli.json))),
@@ -151,8 +169,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Report(report) => report.run(cli),
         Command::Status => status::run(cli),
         Command::Top => top::run(cli),
-        Command::Reload => tell(cli, "/v1/reload"),
-        Command::Upgrade => tell(cli, "/v1/upgrade"),
+        Command::Reload => tell(cli, "/v1/reload", print_reloaded),
+        Command::Upgrade => tell(cli, "/v1/upgrade", print_fields),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "landfall", &mut std::io::stdout());
             YES
@@ -163,7 +181,7 @@ fn dispatch(cli: &Cli) -> u8 {
                 .timeout
                 .map(|patience| format!("?timeout_s={}", patience.as_secs()))
                 .unwrap_or_default();
-            match tell(cli, &format!("/v1/drain{timeout}")) {
+            match tell(cli, &format!("/v1/drain{timeout}"), print_fields) {
                 YES => wait_for_the_end(cli),
                 other => other,
             }
@@ -216,7 +234,7 @@ fn config_check(cli: &Cli) -> u8 {
                 let mistakes: Vec<String> = mistakes.0.iter().map(ToString::to_string).collect();
                 print_json(&serde_json::json!({ "ok": false, "mistakes": mistakes, "warnings": [] }));
             } else {
-                eprintln!("{mistakes}");
+                complain(mistakes);
             }
             MISTAKE
         }
@@ -227,7 +245,7 @@ fn with_config(cli: &Cli, run: impl FnOnce(config::Loaded) -> u8) -> u8 {
     match config::load(&cli.config) {
         Ok(loaded) => run(loaded),
         Err(mistakes) => {
-            eprintln!("{mistakes}");
+            complain(mistakes);
             MISTAKE
         }
     }
@@ -238,7 +256,7 @@ fn with_config(cli: &Cli, run: impl FnOnce(config::Loaded) -> u8) -> u8 {
 fn socket(cli: &Cli) -> Result<PathBuf, u8> {
     let loaded = config::load(&cli.config).map(|loaded| loaded.settings.admin_socket());
     loaded.or_else(|mistakes| config::socket_of(&cli.config).ok_or(mistakes)).map_err(|mistakes| {
-        eprintln!("{mistakes}");
+        complain(mistakes);
         MISTAKE
     })
 }
@@ -251,12 +269,12 @@ fn state_dir(cli: &Cli) -> Result<PathBuf, u8> {
     socket(cli).map(|socket| socket.parent().map(PathBuf::from).unwrap_or_default())
 }
 
-fn tell(cli: &Cli, path: &str) -> u8 {
+fn tell(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {
     let socket = match socket(cli) {
         Ok(socket) => socket,
         Err(code) => return code,
     };
-    answer(cli, block_on(client::post(&socket, path)), print_fields)
+    answer(cli, block_on(client::post(&socket, path)), print)
 }
 
 fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_json::Value)) -> u8 {
@@ -264,7 +282,7 @@ fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_jso
         Ok(text) => text,
         Err(error) => {
             let is_mistake = matches!(&error, client::Error::Refused { status, .. } if *status == hyper::StatusCode::UNPROCESSABLE_ENTITY);
-            eprintln!("{error}");
+            complain(&error);
             return if is_mistake { MISTAKE } else { NO };
         }
     };
@@ -289,7 +307,9 @@ fn wait_for_the_end(cli: &Cli) -> u8 {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     });
-    if !cli.json {
+    if cli.json {
+        print_json(&serde_json::json!({ "drained": true }));
+    } else {
         println!("drained");
     }
     YES
@@ -330,9 +350,18 @@ fn print_json(value: &impl serde::Serialize) {
 }
 
 fn print_fields(value: &serde_json::Value) {
-    for (key, value) in value.as_object().into_iter().flatten() {
-        println!("{key:<12}{}", plain(value));
+    let fields = value.as_object().into_iter().flatten();
+    let width = fields.clone().map(|(key, _)| key.len() + 2).fold(12, usize::max);
+    for (key, value) in fields {
+        println!("{key:<width$}{}", plain(value));
     }
+}
+
+fn print_reloaded(value: &serde_json::Value) {
+    for warning in value["warned"].as_array().into_iter().flatten() {
+        println!("warning: {}", plain(warning));
+    }
+    println!("reloaded, {} warnings", value["warnings"]);
 }
 
 fn print_table(value: &serde_json::Value, columns: &[&str], nothing: &str) {
@@ -356,9 +385,10 @@ fn plain(value: &serde_json::Value) -> String {
         serde_json::Value::Null => "-".to_owned(),
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
-        other
-        @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_)) => {
-            other.to_string()
+        serde_json::Value::Object(fields) => {
+            let words = fields.iter().map(|(key, value)| format!("{key}: {}", plain(value)));
+            words.collect::<Vec<_>>().join(", ")
         }
+        other @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_)) => other.to_string(),
     }
 }

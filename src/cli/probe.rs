@@ -18,7 +18,7 @@ use crate::dns::{Meter, Resolver};
 use crate::mail::{Address, Domain, Endpoint, MessageId, TlsLevel};
 use crate::net::{ClientTls, Network, Roots};
 
-use super::{Cli, MISTAKE, NO, YES, patience, print_json};
+use super::{Cli, MISTAKE, NO, YES, complain, patience, print_json};
 
 const SMTP: u16 = 25;
 const SMTPS: u16 = 465;
@@ -105,7 +105,7 @@ impl Probe {
         match Box::pin(self.look(cli)).await {
             Ok(code) => code,
             Err(why) => {
-                eprintln!("landfall probe: {why}");
+                complain(format_args!("landfall probe: {why}"));
                 MISTAKE
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{MISTAKE, NO, YES, block_on, patience, plain, print_fields, print_json, print_table};
+use super::{MISTAKE, NO, YES, block_on, complain, patience, plain, print_fields, print_json, print_table};
 use crate::admin::client;
 use crate::mail::{AddressPattern, Filter, MessageId, Priority};
 
@@ -197,11 +197,11 @@ fn act(socket: &Path, verb: &str, change: &Change, mut request: Value, json: boo
 fn parsed(answer: Result<String, client::Error>) -> Result<Value, u8> {
     match answer {
         Ok(text) => serde_json::from_str(&text).map_err(|error| {
-            eprintln!("the daemon's answer is no JSON: {error}");
+            complain(format_args!("the daemon's answer is no JSON: {error}"));
             NO
         }),
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             Err(match error {
                 client::Error::Refused { status, .. } if status.as_u16() == 422 || status.as_u16() == 400 => {
                     MISTAKE

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Cli, MISTAKE, NO, YES, print_json, state_dir};
+use super::{Cli, MISTAKE, NO, YES, complain, print_json, state_dir};
 use crate::audit::{self, Asked, Residency, Verdict};
 use crate::clock::Clock;
 use crate::trace::moment;
@@ -68,7 +68,7 @@ fn residency(cli: &Cli, dir: &std::path::Path, wanted: &Wanted) -> u8 {
     let mut asked = Asked { domain: wanted.domain.clone(), since: None };
     if let Some(text) = &wanted.since {
         let Some(since) = moment(text, Clock::System.now()) else {
-            eprintln!("since: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339");
+            complain(format_args!("since: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339"));
             return MISTAKE;
         };
         asked.since = Some(since.millis());
@@ -82,7 +82,7 @@ fn residency(cli: &Cli, dir: &std::path::Path, wanted: &Wanted) -> u8 {
 }
 
 fn unreadable(error: &std::io::Error) -> u8 {
-    eprintln!("the audit cannot be read: {error}");
+    complain(format_args!("the audit cannot be read: {error}"));
     NO
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Cli, MISTAKE, NO, YES, block_on, plain, print_json, socket};
+use super::{Cli, MISTAKE, NO, YES, block_on, complain, plain, print_json, socket};
 use crate::admin::client;
 
 pub(super) fn run(cli: &Cli) -> u8 {
@@ -13,12 +13,12 @@ pub(super) fn run(cli: &Cli) -> u8 {
     let text = match block_on(client::get(&socket, "/v1/status")) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             return NO;
         }
     };
     let Ok(status) = serde_json::from_str::<Value>(&text) else {
-        eprintln!("the daemon answers in words of another version");
+        complain(format_args!("the daemon answers in words of another version"));
         return MISTAKE;
     };
     if cli.json {

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Cli, MISTAKE, NO, YES, block_on, plain, print_json, socket, state_dir};
+use super::{Cli, MISTAKE, NO, YES, block_on, complain, plain, print_json, socket, state_dir};
 use crate::admin::client;
 use crate::clock::Clock;
 use crate::trace::{self, Question};
@@ -26,7 +26,7 @@ pub(super) struct Trace {
     /// Received until then; a day is meant to its end.
     #[arg(long)]
     until: Option<String>,
-    /// delivered, pending, deferred, failed, rejected, held, deleted or unknown.
+    /// delivered, pending, deferred, failed, rejected, abandoned, held, deleted or unknown.
     #[arg(long)]
     status: Option<String>,
     /// The Message-ID header field.
@@ -65,16 +65,16 @@ impl Trace {
         let socket = socket(cli)?;
         match block_on(client::get(&socket, &self.path())) {
             Ok(text) => serde_json::from_str(&text).map_err(|error| {
-                eprintln!("the daemon's answer cannot be read: {error}");
+                complain(format_args!("the daemon's answer cannot be read: {error}"));
                 NO
             }),
             Err(client::Error::NotRunning(..)) => self.ask_files(&state_dir(cli)?),
             Err(client::Error::Refused { status, text }) => {
-                eprintln!("{text}");
+                complain(text);
                 Err(if status == hyper::StatusCode::UNPROCESSABLE_ENTITY { MISTAKE } else { NO })
             }
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error);
                 Err(NO)
             }
         }
@@ -91,7 +91,7 @@ impl Trace {
         match asked {
             Ok(rows) => Ok(serde_json::to_value(rows).expect("plain values")),
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error);
                 Err(if matches!(error, trace::Error::Question(_)) { MISTAKE } else { NO })
             }
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::directory::{failed, register};
 use super::domain::refused;
-use super::{Cli, NO, YES, plain, print_fields, print_json, print_table, tell_of_change};
+use super::{Cli, NO, YES, complain, plain, print_fields, print_json, print_table, tell_of_change};
 use crate::admin::{Manner, find_user, plan_user, whole_user_row};
 use crate::config;
 use crate::mail::Domain;
@@ -63,7 +63,7 @@ async fn list(cli: &Cli, loaded: config::Loaded, asked: &List) -> Result<u8, u8>
         Some(name) => match Domain::parse(name) {
             Ok(name) if register.domain(&name).is_some() => Some(name),
             Ok(_) | Err(_) => {
-                eprintln!("{name} is no accepted domain");
+                complain(format_args!("{name} is no accepted domain"));
                 return Err(NO);
             }
         },

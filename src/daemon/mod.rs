@@ -415,14 +415,14 @@ impl Daemon {
     }
 
     /// Puts a new configuration in force, whole or not at all. Sessions go on; each transaction keeps what it
-    /// began with.
-    async fn reload(&mut self) -> Result<usize, String> {
+    /// began with. Returns the warnings.
+    async fn reload(&mut self) -> Result<Vec<String>, String> {
         service::reloading();
         let reloaded = self.try_reload().await;
         service::ready();
         match reloaded {
             Ok(warnings) => {
-                self.reporter.note(&Event::Reloaded { warnings });
+                self.reporter.note(&Event::Reloaded { warnings: warnings.len() });
                 Ok(warnings)
             }
             Err(why) => {
@@ -432,7 +432,7 @@ impl Daemon {
         }
     }
 
-    async fn try_reload(&mut self) -> Result<usize, String> {
+    async fn try_reload(&mut self) -> Result<Vec<String>, String> {
         let path = self.path.clone();
         let config::Loaded { settings: wanted, table, warnings } = load_meanwhile(path).await?;
         let fixed = settings_that_need_a_restart(&self.settings, &wanted);
@@ -453,8 +453,9 @@ impl Daemon {
         // Everything that can fail comes before anything that changes.
         let texts = Texts::new(&wording(&settings)).map_err(|errors| Error::Wording(errors).to_string())?;
         let (identities, services) = self.identify(&settings).map_err(|error| error.to_string())?;
-        for what in warnings.iter().map(ToString::to_string).chain(fixed.iter().cloned()) {
-            self.reporter.note(&Event::Warning { what: &what });
+        let warned: Vec<String> = warnings.iter().map(ToString::to_string).chain(fixed).collect();
+        for what in &warned {
+            self.reporter.note(&Event::Warning { what });
         }
         self.resolver.replace(settings::dns(&settings));
         // Where a service is in use, it stays: what it has to say it says by itself.
@@ -479,7 +480,7 @@ impl Daemon {
         certificates::report(&identities, &settings, &self.reporter);
         self.certificate_files = certificates::Watch::new(&settings);
         self.settings = settings;
-        Ok(warnings.len() + fixed.len())
+        Ok(warned)
     }
 
     /// Reads the certificates and shows them from now on; when anything about them is wrong, the old ones stay.

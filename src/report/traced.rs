@@ -12,7 +12,7 @@ use crate::spool::RecoveredMessage;
 use crate::trace::record::{
     Arrived, By, Client, Fate, Happening, Heading, Outcome, Record, Refused, Rested, Turn,
 };
-use crate::trace::{Peek, Tracer};
+use crate::trace::{BROKEN_OFF, Peek, Tracer};
 
 pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
     match event {
@@ -128,7 +128,7 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
                     stage: "connection",
                     sender: Some(&sender),
                     recipients: recipients.iter().map(String::as_str).collect(),
-                    ..Refusal::new("broken-off", why)
+                    ..Refusal::new(BROKEN_OFF, why)
                 },
             );
         }

@@ -14,7 +14,7 @@ mod store;
 
 pub use peek::Peek;
 pub use query::{Error, LIMIT_DEFAULT, Question, Row, Step, moment, search, story};
-pub use segment::Status;
+pub use segment::{BROKEN_OFF, Status};
 
 use std::cell::RefCell;
 use std::io;

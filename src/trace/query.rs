@@ -221,11 +221,11 @@ impl Plan {
         if let Some(word) = &question.status {
             let status = Status::parse(word).ok_or_else(|| {
                 Error::Question(format!(
-                    "status: '{word}' is none; expected delivered, pending, deferred, failed, rejected, held, deleted or unknown"
+                    "status: '{word}' is none; expected delivered, pending, deferred, failed, rejected, abandoned, held, deleted or unknown"
                 ))
             })?;
-            plan.families =
-                vec![if status == Status::Rejected { Family::Refusals } else { Family::Messages }];
+            let refused = matches!(status, Status::Rejected | Status::Abandoned);
+            plan.families = vec![if refused { Family::Refusals } else { Family::Messages }];
             let number = status as i64;
             plan.status = Some(format!("c.status = {number}"));
             // The words match the partial index only as they stand. What is delivered is most of what there is.
@@ -564,7 +564,7 @@ fn tell(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
     let step =
         |at: &str, what: &str, says: Option<String>| Step { at: at.to_owned(), what: what.to_owned(), says };
     if row.stage.is_some() {
-        row.history.push(step(&row.received, "rejected", row.reply.clone()));
+        row.history.push(step(&row.received, &row.status, row.reply.clone()));
         return Ok(());
     }
     let arrival = match row.relay.as_deref() {

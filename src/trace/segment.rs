@@ -25,9 +25,11 @@ pub enum Status {
     Deleted = 6,
     /// It has ended, and a crash came before its end was written down here.
     Unknown = 7,
+    /// Recipients were accepted, and the client went before there was a message.
+    Abandoned = 8,
 }
 
-const STATUSES: [(Status, &str); 8] = [
+const STATUSES: [(Status, &str); 9] = [
     (Status::Delivered, "delivered"),
     (Status::Pending, "pending"),
     (Status::Deferred, "deferred"),
@@ -36,6 +38,7 @@ const STATUSES: [(Status, &str); 8] = [
     (Status::Held, "held"),
     (Status::Deleted, "deleted"),
     (Status::Unknown, "unknown"),
+    (Status::Abandoned, "abandoned"),
 ];
 
 impl Status {
@@ -52,6 +55,9 @@ impl Status {
         found.map_or(Self::Unknown, |(status, _)| *status)
     }
 }
+
+/// The reason of those that nobody refused: the transaction never came to its end.
+pub const BROKEN_OFF: &str = "broken-off";
 
 /// The confined daemon may write below its state alone; SQLite's statement journals and sorters would be in a
 /// temporary folder.
@@ -440,7 +446,7 @@ impl Segment {
                 n,
                 &RecipientFields {
                     address,
-                    status: Status::Rejected,
+                    status: if refused.reason == BROKEN_OFF { Status::Abandoned } else { Status::Rejected },
                     region: "",
                     ingress: "",
                     irr: "",
@@ -529,7 +535,7 @@ impl Segment {
     /// Of a message from an earlier batch. What is not known here is put in as far as the outcome tells.
     pub(super) fn update(&mut self, outcome: &Outcome<'_>) -> Result<()> {
         let sql = "UPDATE recipient SET status=?3, code=?4, enhanced=?5, reply=?6, host=?7, next_hop=?8, attempts=?9, \
-                   updated=?10, next_attempt=?11 WHERE id=?1 AND address=?2";
+                   updated=?10, next_attempt=?11, reason=NULL WHERE id=?1 AND address=?2";
         let status = status_after(outcome.fate);
         let next_attempt = (outcome.fate == Fate::Deferred).then_some(outcome.next_attempt);
         let changed = self.connection.prepare_cached(sql)?.execute(params![
@@ -604,6 +610,7 @@ impl Segment {
     pub(super) fn turn(&self, happening: &Happening<'_>) -> Result<()> {
         let status = match happening.turn {
             Turn::None => return Ok(()),
+            // What was done to it is over, and stays in its history.
             Turn::Pending => Status::Pending,
             Turn::Held => Status::Held,
             Turn::Deleted => Status::Deleted,
@@ -616,7 +623,7 @@ impl Segment {
             .execute(params![
                 integer(happening.id),
                 status as i64,
-                some(happening.says),
+                some(happening.says).filter(|_| status != Status::Pending),
                 happening.at,
                 turned(happening.recipient)
             ])
