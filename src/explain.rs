@@ -78,7 +78,8 @@ pub async fn explain(inquiry: &Inquiry, texts: &Texts, question: &Question) -> R
     };
     let mut line = Vec::new();
     let context = Context { session: SessionId(0), now: Clock::System.now() };
-    answer.write(texts, context, &mut line);
+    // There is no session to name.
+    answer.write(&texts.without_context(), context, &mut line);
     Ok(Explanation {
         recipient: question.rcpt.clone(),
         sender: question.from.clone(),

@@ -293,6 +293,9 @@ fn nobody_is_ready_without_a_directory() {
         "MAIL FROM:<you@example.org>",
         "451 4.4.3 Temporary server error. Please try again later ATTR3.4",
     );
+    let mut client = edge.client();
+    client.expect("MAIL FROM:<>", "250 2.1.0 Sender OK");
+    assert!(client.say("RCPT TO:<anna@contoso.com>").ends_with("ATTR3.4"));
     let (code, body) = curl(&[&format!("http://{address}/readyz")]);
     assert_eq!(code, "503", "{body}");
     assert!(body.starts_with("no mail is taken: the directory service has not answered"), "{body}");

@@ -265,3 +265,43 @@ fn with_json_every_command_says_one_document_its_troubles_too() {
     let absent = edge.command(&["domain", "show", "nobody.example", "--json"]);
     assert_eq!((absent.code, &absent.json()["error"]), (1, &"nobody.example is no accepted domain".into()));
 }
+
+#[test]
+fn a_body_that_is_cut_off_by_the_drain_is_told_so() {
+    let mut edge = edge().with("[deadlines]\ndrain = \"300ms\"").start();
+    let mut sending = edge.client();
+    sending.envelope("ann@sender.example", &["anna@contoso.com"]);
+    sending.say("DATA");
+    sending.send("Subject: half\r\n\r\n");
+    let mut chunks = edge.client();
+    chunks.envelope("ann@sender.example", &["anna@contoso.com"]);
+    chunks.send("BDAT 1000 LAST\r\nSubject: half\r\n\r\n");
+    edge.signal("TERM");
+    for client in [&mut sending, &mut chunks] {
+        let said = client.rest();
+        assert_eq!(said.last().map(String::as_str), Some("421 4.3.2 Service not available"), "{said:?}");
+    }
+    assert!(edge.wait().success());
+    assert_eq!(edge.mailbox("anna@contoso.com").len(), 0);
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named() {
+    let edge = edge().offline();
+    let text = std::fs::read_to_string(edge.config()).expect("our own file");
+    std::fs::write(edge.config(), format!("x = 1\nx = 2\n{text}")).expect("our own file");
+    let checked = edge.command(&["config", "check"]);
+    assert_eq!(checked.code, 2, "{checked:#?}");
+    assert!(checked.stderr.contains(":2: x: duplicate key; expected each key once"), "{checked:#?}");
+}
+
+#[test]
+fn explain_names_no_session_where_replies_do() {
+    let edge = edge().with("[replies]\ncontext = true").start();
+    let mut client = edge.client();
+    client.say("MAIL FROM:<ann@sender.example>");
+    let said = client.say("RCPT TO:<nobody@contoso.com>");
+    assert!(said.starts_with(UNKNOWN) && said.contains(" [edge1."), "{said}");
+    let told = edge.command(&["explain", "nobody@contoso.com", "--json"]).json();
+    assert_eq!(told["reply"], UNKNOWN, "{told}");
+}

@@ -40,6 +40,7 @@ use crate::document::Mistakes;
 use crate::inquiry::Inquiry;
 use crate::limits::Limits;
 use crate::listener::{Admission, Entrance, Listener, Shared};
+use crate::mail::Endpoint;
 use crate::net::{ClientTls, Identity, Roots};
 use crate::queue::{Holds, Queue};
 use crate::report::{self, Event, Reporter};
@@ -53,6 +54,8 @@ use upgrade::Program;
 
 /// Accepted messages between the spool and the queue; senders wait when it is full.
 const ARRIVALS_LIMIT: usize = 4_096;
+/// For a last word to sessions that are cut off.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// How long a start waits for a directory service's first word.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -127,6 +130,8 @@ struct Daemon {
     tending: tokio::task::JoinHandle<()>,
     commands: mpsc::Receiver<Command>,
     draining: watch::Sender<bool>,
+    /// The time to drain is over.
+    cutting: watch::Sender<bool>,
     ceilings: watch::Sender<pressure::Ceilings>,
     reporter: Reporter,
     /// Kept open for a successor; closed when a drain begins.
@@ -196,6 +201,7 @@ impl Daemon {
         );
         let (arrivals, arriving) = mpsc::channel(ARRIVALS_LIMIT);
         let (draining, drain_watch) = watch::channel(false);
+        let cutting = watch::Sender::new(false);
         let ceilings = watch::Sender::new(settings::ceilings(&settings));
         let limits = &settings.limits;
         let limits_in_force = Arc::new(Limits::new(settings::limits(&settings), limits.counters));
@@ -211,6 +217,7 @@ impl Daemon {
             arrivals,
             pressure,
             draining: drain_watch.clone(),
+            cutting: cutting.subscribe(),
             holds: holds.subscribe(),
             admission: Admission::new(connections),
             limits: limits_in_force,
@@ -271,6 +278,7 @@ impl Daemon {
             listeners: JoinSet::new(),
             commands,
             draining,
+            cutting,
             ceilings,
             reporter,
             sockets,
@@ -280,6 +288,7 @@ impl Daemon {
             settings,
         };
         daemon.listen()?;
+        tidy_stores(&daemon.settings, daemon.reporter.clone(), clock);
         service::ready();
         Ok(daemon)
     }
@@ -397,8 +406,14 @@ impl Daemon {
         self.draining.send_replace(true);
         let deadline = tokio::time::Instant::now() + within;
         let ended = async { while self.listeners.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout_at(deadline, ended).await;
+        let all_ended = tokio::time::timeout_at(deadline, ended).await.is_ok();
         let sessions_cut = self.reporter.metrics().sessions();
+        if !all_ended {
+            // Who sends a message still is told that it was not taken, if it listens at once.
+            self.cutting.send_replace(true);
+            let ended = async { while self.listeners.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(FAREWELL, ended).await;
+        }
         self.listeners.abort_all();
         while self.listeners.join_next().await.is_some() {}
         self.tending.abort();
@@ -524,6 +539,26 @@ async fn load_meanwhile(path: PathBuf) -> Result<config::Loaded, String> {
     std::thread::Builder::new().name("reload".to_owned()).spawn(read).map_err(|error| error.to_string())?;
     let loaded = loaded.await.map_err(|_| "reading it has ended in a panic".to_owned())?;
     loaded.map_err(|mistakes| mistakes.to_string())
+}
+
+/// What deliveries of an earlier run left half-done in this node's Maildirs goes, while nobody waits for it.
+fn tidy_stores(settings: &Settings, reporter: Reporter, clock: Clock) {
+    let stores = settings.regions.get(&settings.node.region).into_iter().flat_map(|region| &region.store);
+    for store in stores {
+        let Endpoint::Maildir(root) = store else { continue };
+        let (root, hostname) = (root.clone(), settings.node.hostname.to_string());
+        let (reporter, now) = (reporter.clone(), clock.now());
+        // A thread that nobody waits for, not even a stop.
+        let work = move || {
+            let removed = delivery::remove_leftovers(&root, &hostname, now);
+            if removed > 0 {
+                let what =
+                    format!("{removed} unfinished files were removed from Maildirs in {}", root.display());
+                reporter.note(&Event::Finding { what: &what });
+            }
+        };
+        let _ = std::thread::Builder::new().name("tidy".to_owned()).spawn(work);
+    }
 }
 
 /// What a reload leaves as it was, each with a word for the operator.

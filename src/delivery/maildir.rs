@@ -262,9 +262,12 @@ fn plain_name(key: &str) -> String {
 fn unique_name(now: Timestamp, hostname: &str) -> String {
     let count = DELIVERIES.fetch_add(1, Ordering::Relaxed);
     let (seconds, millis) = (now.millis().div_euclid(1000), now.millis().rem_euclid(1000));
-    // A colon would begin the flags of a reader, a slash another folder.
-    let host = hostname.replace('/', "\\057").replace(':', "\\072");
-    format!("{seconds}.M{millis}P{}Q{count}.{host}", std::process::id())
+    format!("{seconds}.M{millis}P{}Q{count}.{}", std::process::id(), host_part(hostname))
+}
+
+/// A colon would begin the flags of a reader, a slash another folder.
+pub(super) fn host_part(hostname: &str) -> String {
+    hostname.replace('/', "\\057").replace(':', "\\072")
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod courier;
 mod dialogue;
 mod inline;
 mod internet;
+mod leftovers;
 mod lines;
 mod maildir;
 mod probe;
@@ -25,6 +26,7 @@ mod tests;
 pub use courier::Courier;
 pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
 pub use internet::{Counts, Internet, Ledger, Private, Settings as InternetSettings, StsSettings};
+pub use leftovers::remove_leftovers;
 pub use probe::{Letter, Means, Step, Wanted, probe, probe_domain};
 pub use troubled::Troubled;
 

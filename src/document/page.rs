@@ -27,12 +27,14 @@ impl<'t> Page<'t> {
             let line = error.span().map(|span| page.line(span.start));
             let message = error.message().trim().replace('\n', ", ");
             let (problem, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
+            let is_twin = problem == "duplicate key";
+            let key = error.span().filter(|_| is_twin).and_then(|span| text.get(span)).unwrap_or_default();
             notes.mistake(Mistake {
                 file: page.file.clone(),
                 line,
-                key: String::new(),
+                key: key.to_owned(),
                 problem: problem.to_owned(),
-                expected: expected.to_owned(),
+                expected: if is_twin { "each key once" } else { expected }.to_owned(),
             });
         }
         errors.is_empty().then_some(page)

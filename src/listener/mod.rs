@@ -63,6 +63,8 @@ pub struct Shared {
     pub arrivals: mpsc::Sender<Accepted>,
     pub pressure: watch::Receiver<Pressure>,
     pub draining: watch::Receiver<bool>,
+    /// Bodies that are still coming in are cut off.
+    pub cutting: watch::Receiver<bool>,
     /// What the operator keeps back when it comes: it does not go on inline.
     pub holds: watch::Receiver<Arc<[Filter]>>,
     pub admission: Admission,

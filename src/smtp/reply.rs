@@ -348,6 +348,11 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// For answers that no session says.
+    pub fn without_context(&self) -> Self {
+        Self { context: false, ..self.clone() }
+    }
+
     pub fn new(wording: &Wording) -> Result<Self, Vec<WordingError>> {
         let mut errors = Vec::new();
         for label in wording.words.keys() {

@@ -13,6 +13,7 @@ use crate::net::Wire;
 use crate::report::notice::HEADER_LIMIT_BYTES;
 use crate::session::{Action, Chunk, Input, ReadBody};
 use crate::smtp::body::{BodySummary, ChunkDecoder, DataDecoder};
+use crate::smtp::reply::Reply;
 use crate::spool::Draft;
 
 use super::super::handover::Handover;
@@ -45,6 +46,8 @@ impl Connection {
         };
         match summary {
             Some(summary) => Ok(self.body_ended(summary)),
+            // RFC 5321 §3.8
+            None if *self.shared.cutting.borrow() => Ok(Action::Close(Reply::Draining.into())),
             // RFC 5321 §4.5.3.2.5
             None => Ok(self.session.on(Input::PatienceOver)),
         }
@@ -269,11 +272,15 @@ impl Connection {
     /// Reads more of a body; `false` when the client took too long over a block or over the whole.
     async fn more_body(&self, wire: &mut Wire, deadline: Instant) -> Result<bool, End> {
         let until = deadline.min(Instant::now() + self.session.patience());
-        match timeout_at(until, wire.fill()).await {
-            Ok(Ok(0)) => Err(End::HungUp),
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Ok(false),
+        let mut cutting = self.shared.cutting.clone();
+        tokio::select! {
+            filled = timeout_at(until, wire.fill()) => match filled {
+                Ok(Ok(0)) => Err(End::HungUp),
+                Ok(Ok(_)) => Ok(true),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Ok(false),
+            },
+            _ = cutting.wait_for(|cut| *cut) => Ok(false),
         }
     }
 }
