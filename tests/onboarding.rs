@@ -5,6 +5,7 @@ mod world;
 use std::fs;
 use std::process::Command;
 
+use serde_json::Value;
 use world::{Builder, CONTOSO, Edge, Nameserver, Zone};
 
 const SETTINGS: &str = "[onboarding]\nmx_target = \"{domain}.mx.test\"\nname_servers = [\"ns.root-servers.test\"]\n\
@@ -107,4 +108,69 @@ fn what_is_not_hosted_or_has_no_target_is_said_so() {
         assert_eq!(told.code, code, "{told:#?}");
         assert!(told.stderr.contains(says), "{told:#?}");
     }
+}
+
+#[test]
+fn the_api_answers_as_the_command_does_and_follows_a_reload() {
+    let mut names = Nameserver::start(&[
+        Zone::signed("contoso.com", "@ MX 10 contoso-com.mail.protection.outlook.com.\n"),
+        Zone::signed("mx.test", "contoso-com A 127.0.0.25\n"),
+    ]);
+    let mut edge = edge(Some(&names)).start();
+    let json =
+        |text: &str| -> Value { serde_json::from_str(text).unwrap_or_else(|_| panic!("JSON: {text}")) };
+    let asked = |edge: &Edge, path: &str| {
+        let (code, body) = edge.api("GET", path, "");
+        assert_eq!(code, 200, "{path}: {body}");
+        json(&body)
+    };
+    // The id of the policy and the serial are the time.
+    let timeless = |mut told: Value| {
+        for record in told["records"].as_array_mut().into_iter().flatten() {
+            if record["name"] == "_mta-sts.contoso.com" {
+                record["value"].take();
+            }
+        }
+        if let Some(zone) = told["zone"].as_str() {
+            told["zone"] = zone.lines().filter(|line| !line.contains(" SOA ")).collect::<String>().into();
+        }
+        told
+    };
+    for (path, command) in [
+        ("/v1/dns/plan/contoso.com", &["dns", "plan", "contoso.com", "--json"][..]),
+        ("/v1/dns/check/contoso.com", &["dns", "check", "contoso.com", "--json"]),
+        ("/v1/dns/zone", &["dns", "zone", "--json"]),
+    ] {
+        let said = edge.command(command).json();
+        assert_eq!(timeless(asked(&edge, path)), timeless(said), "{path}");
+    }
+    let checked = asked(&edge, "/v1/dns/check/contoso.com");
+    assert_eq!(checked["ok"], false, "a legacy target: {checked:#}");
+    assert!(asked(&edge, "/v1/dns/zone")["zone"].as_str().is_some_and(|zone| zone.contains(" TLSA 3 1 1 ")));
+
+    let curl = Command::new("curl")
+        .args(["--silent", "--header", "Accept: text/plain", "--unix-socket"])
+        .arg(edge.state().join("admin.sock"))
+        .arg("http://landfall/v1/dns/zone")
+        .output();
+    let file = String::from_utf8(curl.expect("curl runs").stdout).expect("a zone file is text");
+    assert!(file.contains("\n$ORIGIN mx.test.\n") && file.contains("\ncontoso-com A 127.0.0.25\n"), "{file}");
+
+    // Nothing is remembered between two questions, however long the records may be kept.
+    names.replace("contoso.com", "@ MX 0 contoso-com.mx.test.\n");
+    let checked = asked(&edge, "/v1/dns/check/contoso.com");
+    assert_eq!(checked["ok"], true, "{checked:#}");
+
+    for (path, code, says) in [
+        ("/v1/dns/plan/nobody.example", 404, "not hosted here"),
+        ("/v1/dns/check/not..a.domain", 422, "not..a.domain"),
+        ("/v1/dns/plan/my-contoso.com", 409, "onboarding.mx_targets"),
+    ] {
+        let (told, body) = edge.api("GET", path, "");
+        assert!(told == code && body.contains(says), "{path}: {told} {body}");
+    }
+
+    edge.configure("[onboarding]\nmx_target = \"{domain}.new.test\"");
+    edge.reload();
+    assert_eq!(asked(&edge, "/v1/dns/plan/contoso.com")["mx_target"], "contoso-com.new.test");
 }

@@ -5,10 +5,9 @@ mod world;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
-use world::{CONTOSO, Edge, free_address, letter};
+use world::{CONTOSO, Edge, Nameserver, Zone, free_address, letter};
 
 const METHODS: [&str; 2] = ["get", "post"];
 
@@ -58,19 +57,6 @@ fn the_document_names_every_route_and_no_other() {
     assert_eq!(documented, routes());
 }
 
-/// The status code and body of a question over the socket.
-fn get(edge: &Edge, path: &str) -> (u16, String) {
-    let mut stream = UnixStream::connect(edge.state().join("admin.sock")).expect("the daemon answers");
-    let request = format!("GET {path} HTTP/1.0\r\nHost: landfall\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("the daemon takes our bytes");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (code, body.to_owned())
-}
-
 /// Holds a value to a schema, as far as our document uses them.
 fn hold(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
@@ -113,6 +99,9 @@ fn hold(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
+const TARGETS: &str =
+    "[onboarding]\nmx_target = \"{domain}.mx.test\"\n[onboarding.ingress]\nEUR = [\"127.0.0.25\"]\n";
+
 const CONNECTORS: &str = r#"
 [[tenant.inbound_connector]]
 name = "hq"
@@ -127,8 +116,11 @@ smart_hosts = ["smtp://127.0.0.1:1"]
 #[test]
 fn a_running_edge_answers_every_get_as_documented() {
     let document = document();
+    let names = Nameserver::start(&[Zone::unsigned("contoso.com", "@ MX 10 old.example.\n")]);
     let edge = Edge::builder("EUR")
         .directory(&format!("{CONTOSO}{CONNECTORS}"))
+        .with(TARGETS)
+        .with(&names.settings())
         .store(&[&format!("lmtp://{}", free_address())])
         .start();
     edge.client().deliver("you@example.org", &["anna@contoso.com"], letter("it waits"));
@@ -138,12 +130,13 @@ fn a_running_edge_answers_every_get_as_documented() {
         let Some(operation) = operations.get("get") else { continue };
         let mut concrete = path
             .replace("{name}", "contoso.com")
+            .replace("{domain}", "contoso.com")
             .replace("{address}", "anna@contoso.com")
             .replace("{id}", &id);
         if path == "/v1/explain" {
             concrete.push_str("?rcpt=anna@contoso.com");
         }
-        let (code, body) = get(&edge, &concrete);
+        let (code, body) = edge.api("GET", &concrete, "");
         assert_eq!(code, 200, "{concrete}: {body}");
         let content = operation["responses"]["200"]["content"].as_object().expect("a documented content");
         if let Some(json) = content.get("application/json") {
@@ -156,9 +149,9 @@ fn a_running_edge_answers_every_get_as_documented() {
     }
     assert!(asked > 15, "only {asked} routes were asked");
     for path in ["/v1/domains/nobody.example", "/v1/users/nobody@contoso.com", "/v1/domains/no..domain"] {
-        assert_eq!(get(&edge, path).0, 404, "{path}");
+        assert_eq!(edge.api("GET", path, "").0, 404, "{path}");
     }
-    assert_eq!(get(&edge, "/v1/explain?rcpt=x").0, 422);
+    assert_eq!(edge.api("GET", "/v1/explain?rcpt=x", "").0, 422);
 }
 
 #[test]
@@ -191,8 +184,11 @@ fn without_its_token_the_address_tells_no_addresses_of_people() {
     let folder = world::Folder::new();
     std::fs::write(folder.join("token"), "a-token-of-thirty-two-characters").expect("our own folder");
     let token = folder.join("token").display().to_string();
+    let names = Nameserver::start(&[Zone::unsigned("contoso.com", "@ TXT \"nothing yet\"\n")]);
     let edge = Edge::builder("EUR")
         .directory(CONTOSO)
+        .with(TARGETS)
+        .with(&names.settings())
         .store(&[&format!("lmtp://{}", free_address())])
         .with(&format!("[admin]\naddress = \"{address}\"\ntoken_file = \"{token}\""))
         .start();
@@ -203,7 +199,7 @@ fn without_its_token_the_address_tells_no_addresses_of_people() {
     for (path, operations) in document()["paths"].as_object().expect("paths") {
         let Some(operation) = operations.get("get") else { continue };
         let concrete = path.replace("{name}", "contoso.com").replace("{address}", "anna@contoso.com");
-        let concrete = concrete.replace("{id}", &id);
+        let concrete = concrete.replace("{id}", &id).replace("{domain}", "contoso.com");
         let mut stream = std::net::TcpStream::connect(address).expect("the daemon answers");
         let request = format!("GET {concrete} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("the daemon takes our bytes");

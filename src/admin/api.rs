@@ -23,6 +23,7 @@ use super::directory;
 use super::guard::{self, Guard, Token};
 use super::history::{Course, History};
 use super::https::Https;
+use super::outside::{self, Outside};
 use super::page;
 use super::queue;
 use super::status;
@@ -78,6 +79,7 @@ pub struct Door {
     pub state_dir: PathBuf,
     pub inquiry: Arc<Inquiry>,
     pub texts: Arc<ArcSwap<Texts>>,
+    pub outside: Outside,
     /// Of the configuration at the start.
     pub regions: Regions,
     pub started_at: Timestamp,
@@ -115,6 +117,7 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
     std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let everything = reading()
         .merge(directory::reading())
+        .merge(outside::reading())
         .merge(changing())
         .merge(directory::changing())
         .merge(queue::reading())
@@ -225,6 +228,7 @@ async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response 
         ("spool_memory_bytes", "Octets of bodies in memory", spool.memory_bytes),
         ("spool_refused_drafts", "Messages that could not be stored", spool.refused_drafts),
         ("spool_quarantined", "Messages set aside", spool.quarantined),
+        ("outside_looks", "Questions to the outside under way for the API", door.outside.under_way() as u64),
         (
             "limit_evictions",
             "Addresses, recipients and tenants that were forgotten although they counted (limits.counters)",

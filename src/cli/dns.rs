@@ -1,18 +1,15 @@
 //! Dns: the records to publish, the public ones against the directory, and the zone of MX targets.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Subcommand;
 
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::daemon;
-use crate::directory::Directory;
 use crate::dns::{Meter, Resolver, Tlsa};
-use crate::mail::{AcceptedDomain, Domain, Lookup};
 use crate::net::Identity;
-use crate::onboarding::{self, Finding, Level, OwnCertificates, Plan};
+use crate::onboarding::{self, Checked, Desk, Finding, Level, OwnCertificates, Plan, Unanswered, Zone};
 
 use super::{MISTAKE, NO, YES, complain, print_json};
 
@@ -38,63 +35,40 @@ impl Dns {
             Err(code) => return code,
         };
         let certificates = certificates_in_use(&settings);
-        let own = OwnCertificates { region: settings.node.region, records: &certificates };
-        match self {
-            Self::Zone { out } => zone(&settings, &directory, &own, out.as_ref(), json),
-            Self::Plan { domain } | Self::Check { domain } => {
-                let domain = match find(&directory, domain).await {
-                    Ok(domain) => domain,
-                    Err((code, why)) => {
-                        complain(format_args!("landfall dns: {why}"));
-                        return code;
-                    }
-                };
-                let resolver = Resolver::new(daemon::dns(&settings), Meter::default());
-                match self {
-                    Self::Plan { .. } => plan(&settings, &domain, &own, &resolver, json).await,
-                    Self::Check { .. } | Self::Zone { .. } => {
-                        check(&settings, &domain, &own, &resolver, json).await
-                    }
+        let rules = daemon::rules(&settings);
+        let desk = Desk {
+            settings: &settings.onboarding,
+            directory: &directory,
+            rules: &rules,
+            own: OwnCertificates { region: settings.node.region, records: &certificates },
+            now: Clock::System.now(),
+        };
+        let resolver = Resolver::new(daemon::dns(&settings), Meter::default());
+        let answered = match self {
+            Self::Zone { out } => desk.zone().map(|zone| show_zone(&zone, out.as_ref(), json)),
+            Self::Plan { domain } => desk.plan(domain, &resolver).await.map(|plan| {
+                if json {
+                    print_json(&plan);
+                } else {
+                    print_plan(&plan);
                 }
+                YES
+            }),
+            Self::Check { domain } => {
+                desk.check(domain, &resolver).await.map(|checked| show_check(&checked, json))
             }
-        }
+        };
+        answered.unwrap_or_else(|why| {
+            complain(format_args!("landfall dns: {why}"));
+            if matches!(why, Unanswered::Mistake(_)) { MISTAKE } else { NO }
+        })
     }
 }
 
-async fn find(directory: &Directory, name: &str) -> Result<Arc<AcceptedDomain>, (u8, String)> {
-    let domain = Domain::parse(name).map_err(|error| (MISTAKE, format!("{name}: {error}")))?;
-    match directory.domain(&domain).await {
-        Lookup::Found(found) => Ok(found),
-        Lookup::Absent => Err((NO, format!("{name} is not hosted here"))),
-        Lookup::Failed => Err((NO, "the directory does not answer".to_owned())),
-    }
-}
-
-/// As TLSA records `3 1 1`, which outlive a renewal that keeps its key.
 fn certificates_in_use(settings: &Settings) -> Vec<Tlsa> {
     let files = settings.certificate_files().into_iter();
     let loaded = files.filter_map(|pair| Identity::load(&pair.cert, &pair.key).ok());
-    loaded.map(|identity| Tlsa { usage: 3, selector: 1, matching: 1, data: identity.key_digest() }).collect()
-}
-
-async fn plan(
-    settings: &Settings,
-    domain: &AcceptedDomain,
-    own: &OwnCertificates<'_>,
-    resolver: &Resolver,
-    json: bool,
-) -> u8 {
-    let now = Clock::System.now();
-    let window = settings.routing.propagation_window;
-    match onboarding::plan(&settings.onboarding, domain, own, window, resolver, now).await {
-        Ok(plan) if json => print_json(&plan),
-        Ok(plan) => print_plan(&plan),
-        Err(why) => {
-            complain(format_args!("landfall dns: {}: {why}", domain.name));
-            return NO;
-        }
-    }
-    YES
+    loaded.map(|identity| onboarding::record_of(&identity)).collect()
 }
 
 fn print_plan(plan: &Plan) {
@@ -120,26 +94,14 @@ fn print_plan(plan: &Plan) {
     plan.notes.iter().for_each(|note| println!("\nnote: {note}"));
 }
 
-async fn check(
-    settings: &Settings,
-    domain: &AcceptedDomain,
-    own: &OwnCertificates<'_>,
-    resolver: &Resolver,
-    json: bool,
-) -> u8 {
-    let former = domain.former_ingress_region(&daemon::rules(settings), Clock::System.now());
-    let findings = onboarding::check(&settings.onboarding, domain, own, former, resolver).await;
-    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
+fn show_check(checked: &Checked, json: bool) -> u8 {
     if json {
-        let ingress = domain.ingress_region().to_string();
-        print_json(&serde_json::json!({
-            "domain": domain.name.to_string(), "ingress_region": ingress, "ok": worst != Level::Fault, "findings": findings,
-        }));
+        print_json(checked);
     } else {
-        println!("{} enters in {}", domain.name, domain.ingress_region());
-        findings.iter().for_each(print_finding);
+        println!("{} enters in {}", checked.domain, checked.ingress_region);
+        checked.findings.iter().for_each(print_finding);
     }
-    if worst == Level::Fault { NO } else { YES }
+    if checked.ok { YES } else { NO }
 }
 
 fn print_finding(finding: &Finding) {
@@ -151,24 +113,12 @@ fn print_finding(finding: &Finding) {
     println!("  {level:<9}{}: {}", finding.about, finding.says);
 }
 
-fn zone(
-    settings: &Settings,
-    directory: &Directory,
-    own: &OwnCertificates<'_>,
-    out: Option<&PathBuf>,
-    json: bool,
-) -> u8 {
-    let table = directory.table();
-    let domains = table.domains().cloned().collect::<Vec<_>>();
-    let Some(zone) = onboarding::zone(&settings.onboarding, domains, own, Clock::System.now()) else {
-        complain(format_args!("landfall dns: onboarding.mx_target is not set: there is no zone of targets"));
-        return NO;
-    };
+fn show_zone(zone: &Zone, out: Option<&PathBuf>, json: bool) -> u8 {
     for left_out in &zone.left_out {
         eprintln!("left out: {left_out}");
     }
     if json {
-        print_json(&serde_json::json!({ "zone": zone.text, "hosts": zone.hosts, "left_out": zone.left_out }));
+        print_json(zone);
         return YES;
     }
     match out {

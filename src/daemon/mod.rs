@@ -123,6 +123,8 @@ struct Daemon {
     shared: Arc<Shared>,
     spool: Spool,
     queue: Queue,
+    /// For the API.
+    in_force: Arc<ArcSwap<admin::InForce>>,
     entrances: Vec<Entrance>,
     listeners: JoinSet<()>,
     take_in: tokio::task::JoinHandle<()>,
@@ -225,6 +227,7 @@ impl Daemon {
             reporter: reporter.clone(),
             clock,
         });
+        let in_force = Arc::new(ArcSwap::from_pointee(settings::in_force(&settings, &identities)));
         let (command_sender, commands) = mpsc::channel(16);
         let door = Arc::new(admin::Door {
             queue: queue.clone(),
@@ -245,6 +248,7 @@ impl Daemon {
             clock,
             inquiry: inquiry.clone(),
             texts: shared.texts.clone(),
+            outside: admin::Outside::new(in_force.clone()),
             regions: settings.known_regions(),
             started_at: clock.now(),
         });
@@ -274,6 +278,7 @@ impl Daemon {
             tending: tokio::spawn(inline.tend()),
             take_in: tokio::spawn(queue.clone().take_in(arriving)),
             queue,
+            in_force,
             entrances: Vec::new(),
             listeners: JoinSet::new(),
             commands,
@@ -491,6 +496,7 @@ impl Daemon {
             }
         }
         self.queue.reconsider(settings::queue(&settings), services).await;
+        self.in_force.store(Arc::new(settings::in_force(&settings, &identities)));
         report::reopen_log();
         certificates::report(&identities, &settings, &self.reporter);
         self.certificate_files = certificates::Watch::new(&settings);
@@ -515,6 +521,7 @@ impl Daemon {
             Ok((identities, services)) => {
                 self.shared.inline.replace(settings::inline(&self.settings, &services));
                 self.queue.reconsider(settings::queue(&self.settings), services).await;
+                self.in_force.store(Arc::new(settings::in_force(&self.settings, &identities)));
                 certificates::report(&identities, &self.settings, &self.reporter);
             }
             Err(error) => {

@@ -18,10 +18,11 @@ use crate::limits::{self, Rate};
 use crate::listener::{Conditions, Patience};
 use crate::mail::firewall::{FieldPattern, Firewall, OriginFields};
 use crate::mail::{DomainPattern, NextHop, NextHopName, Region, TlsLevel};
+use crate::net::Identity;
 use crate::session::{Limits, Terms, TlsOffer};
 use crate::smtp::body::LineEndings;
 use crate::smtp::reply::Wording;
-use crate::{delivery, dns, queue, report, spool};
+use crate::{admin, delivery, dns, onboarding, queue, report, spool};
 
 use super::pressure::Ceilings;
 use super::{Error, io_error};
@@ -298,6 +299,17 @@ pub fn dns(settings: &Settings) -> dns::Settings {
     let config::Dns { servers, timeout, dnssec, trust_anchors, cache_entries } = settings.dns.clone();
     let deadline = settings.deadlines.resolve;
     dns::Settings { servers, timeout, deadline, dnssec, trust_anchors, cache_entries }
+}
+
+/// What the API asks the outside with.
+pub(super) fn in_force(settings: &Settings, identities: &[Identity]) -> admin::InForce {
+    // Where there are no files, nobody is shown what stands in for them.
+    let shown = identities.iter().take(settings.certificate_files().len());
+    admin::InForce {
+        onboarding: settings.onboarding.clone(),
+        certificates: shown.map(onboarding::record_of).collect(),
+        dns: dns(settings),
+    }
 }
 
 /// `interfaces` are this machine's addresses, for listeners on all of them.

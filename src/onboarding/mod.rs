@@ -1,15 +1,17 @@
 //! Onboarding: what the DNS should say of our domains, what it does say, and how to get from one to the other.
 //!
 //! Owns the name of a domain's MX target, the plan of a migration, the comparison with what is published, and
-//! the zone of all targets. Changes nothing anywhere: `landfall dns` prints what it says.
+//! the zone of all targets. Changes nothing anywhere: `landfall dns` and the API show what it says.
 
 mod check;
+mod desk;
 mod plan;
 mod target;
 mod zone;
 
 pub use check::{Finding, Level, check};
-pub use plan::{OwnCertificates, Plan, Record, Step, plan};
+pub use desk::{Checked, Desk, Unanswered};
+pub use plan::{OwnCertificates, Plan, Record, Step, plan, record_of};
 pub use target::{NoTarget, Template, target_of};
 pub use zone::{Zone, zone};
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::dns::{Answer, Mx, Resolver, Tlsa};
 use crate::mail::{AcceptedDomain, Domain, Region};
+use crate::net::Identity;
 
 use super::{NoTarget, Settings, target_of, tlsa_name};
 
@@ -53,6 +54,11 @@ pub struct Plan {
 pub struct OwnCertificates<'a> {
     pub region: Region,
     pub records: &'a [Tlsa],
+}
+
+/// As TLSA record `3 1 1`, which outlives a renewal that keeps its key.
+pub fn record_of(identity: &Identity) -> Tlsa {
+    Tlsa { usage: 3, selector: 1, matching: 1, data: identity.key_digest() }
 }
 
 /// Looks at what is published today for the times to wait; the plan stands without it too.

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::clock::Timestamp;
 use crate::mail::{AcceptedDomain, Domain};
 
@@ -12,8 +14,9 @@ use super::plan::{OwnCertificates, tlsa_text};
 use super::{Settings, takes_ipv6, target_of};
 
 /// A zone file (RFC 1035 §5), and what could not be put in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Zone {
+    #[serde(rename = "zone")]
     pub text: String,
     pub hosts: usize,
     pub left_out: Vec<String>,

@@ -257,6 +257,25 @@ impl Edge {
         assert_eq!(reload.code, 0, "{reload:#?}");
     }
 
+    /// A question or a change over the admin socket: the status code, and the body of the answer.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.state().join("admin.sock"))
+            .expect("the daemon answers");
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: landfall\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("the daemon takes our bytes");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (code, body.to_owned())
+    }
+
     /// The page of metrics, over the admin socket.
     pub fn metrics(&self) -> String {
         use std::io::{Read, Write};
