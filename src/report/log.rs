@@ -8,7 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Event, Parting, Withheld};
 use crate::mail::Sender;
@@ -64,18 +67,14 @@ pub fn start(format: Format, filter: &str, file: Option<&Path>) -> io::Result<()
         }
         None => BoxMakeWriter::new(io::stderr),
     };
-    let filter = tracing_subscriber::EnvFilter::new(filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let filter: Targets = filter.parse().map_err(io::Error::other)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
     if json {
-        builder
-            .json()
-            .with_target(false)
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .init();
+        let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        registry.with(lines).init();
     } else {
-        builder.with_target(false).with_ansi(file.is_none() && io::stderr().is_terminal()).init();
+        registry.with(lines.with_ansi(file.is_none() && io::stderr().is_terminal())).init();
     }
     Ok(())
 }
