@@ -76,7 +76,7 @@ fn a_directory_in_postgresql_answers_as_a_file_does() {
         assert_eq!(told(&edge, recipient), reply, "{recipient}");
     }
     edge.client().deliver("sender@example.org", &["anna.k@contoso.com"], letter("from postgres"));
-    edge.wait_for("anna.k@contoso.com", 1);
+    edge.wait_for("anna@contoso.com", 1);
     let explained = edge.command(&["explain", "anna@contoso.com"]);
     assert_eq!(explained.code, 0, "{explained:#?}");
 }

@@ -172,7 +172,7 @@ mod tests {
         [[tenant]]
         id = "contoso"
         default_region = "nam"
-        allowed_regions = ["EUR", "GBR"]
+        allowed_regions = ["NAM", "EUR", "GBR"]
         multi_geo = true
         in_region_routing = true
 
@@ -440,7 +440,7 @@ mod tests {
     fn check_finds_what_contradicts_itself() {
         let tenant = |id: &str, extra: &str, domain: &str, users: &[&str]| {
             let mut text = format!(
-                "[[tenant]]\nid = \"{id}\"\ndefault_region = \"NAM\"\nallowed_regions = [\"EUR\"]\n{extra}\n\
+                "[[tenant]]\nid = \"{id}\"\ndefault_region = \"NAM\"\nallowed_regions = [\"NAM\", \"EUR\"]\n{extra}\n\
                  [[tenant.domain]]\nname = \"{id}.example\"\n{domain}\n"
             );
             for user in users {
