@@ -260,6 +260,32 @@ fn a_connector_is_validated_step_by_step() {
     let sent = &hybrid.postfix.wait_for(BEN, 1)[0];
     assert_eq!(sent.header("Subject").as_deref(), Some("Test of connector to-hq"));
 
+    // Over the API the same, but for the times, and one message more.
+    let validate = |name: &str, to: &[&str]| {
+        let asked = serde_json::json!({ "name": name, "to": to }).to_string();
+        edge.api("POST", "/v1/connectors/validate", &asked)
+    };
+    let timeless = |told: &serde_json::Value| {
+        let words =
+            |step: &serde_json::Value| (step["step"].clone(), step["host"].clone(), step["ok"].clone());
+        let steps: Vec<_> = told["steps"].as_array().expect("steps").iter().map(words).collect();
+        (told["connector"].clone(), told["ok"].clone(), steps)
+    };
+    let (code, body) = validate("to-hq", &[BEN]);
+    assert_eq!(code, 200, "{body}");
+    let answered = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(timeless(&answered), timeless(&told), "{body}");
+    hybrid.postfix.wait_for(BEN, 2);
+    let (code, body) = validate("contoso/to-hq", &[FOREIGN]);
+    assert!(code == 200 && body.contains("none of the connector's domains"), "{code} {body}");
+    for name in ["from-hq", "to-nowhere", "fabrikam/to-hq"] {
+        assert_eq!(validate(name, &[]).0, 422, "{name}");
+    }
+    assert_eq!(validate("to-hq", &["ben"]).0, 422);
+    let audit = fs::read_to_string(edge.state().join("queue-audit.jsonl")).expect("written");
+    let line = r#""verb":"connector-validate","detail":"contoso/to-hq, messages: 1""#;
+    assert_eq!((audit.lines().count(), audit.matches(line).count()), (2, 2), "{audit}");
+
     // Recipients elsewhere, names that nobody has, and inbound connectors.
     let told = edge.command(&["connector", "validate", "contoso/to-hq", "--to", FOREIGN]);
     assert!(told.code == 1 && told.stdout.contains("none of the connector's domains"), "{told:#?}");

@@ -4,7 +4,7 @@ mod world;
 
 use std::net::TcpListener;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use world::{Authority, CONTOSO, Command, Edge, Nameserver, Pair, Postfix, Zone, free_address};
 
 const ANNA: &str = "anna@contoso.com";
@@ -170,4 +170,59 @@ fn it_needs_no_configuration_and_says_what_is_wrong_with_its_arguments() {
         assert_eq!(told.code, 2, "{wrong:?}: {told:#?}");
         assert!(!told.stderr.is_empty(), "{wrong:?}");
     }
+}
+
+#[test]
+fn the_api_probes_as_the_command_does_and_writes_it_down() {
+    let edge = Edge::builder("EUR").directory(CONTOSO).start();
+    let other = Edge::builder("EUR").directory(CONTOSO).start();
+    let target = other.address.to_string();
+    let probe = |question: &Value| {
+        let (code, body) = edge.api("POST", "/v1/probe", &question.to_string());
+        assert_eq!(code, 200, "{question}: {body}");
+        serde_json::from_str::<Value>(&body).expect("JSON")
+    };
+    // All but the times.
+    let timeless = |mut told: Value| {
+        for step in told["steps"].as_array_mut().expect("steps") {
+            step["took_ms"].take();
+        }
+        told
+    };
+    for to in [ANNA, "nobody@contoso.com"] {
+        let said = edge.command(&["probe", &target, "--to", to, "--json"]).json();
+        assert_eq!(timeless(probe(&json!({ "target": target, "to": to }))), timeless(said), "{to}");
+    }
+    assert!(other.mailbox(ANNA).is_empty(), "nothing was sent so far");
+    let told = probe(&json!({ "target": target, "to": ANNA, "from": "you@example.org", "send": true }));
+    assert_eq!(told["ok"], true, "{told:#}");
+    let letter = &other.wait_for(ANNA, 1)[0];
+    assert_eq!(letter.header("Return-Path").as_deref(), Some("<you@example.org>"));
+
+    // The kernel accepts for it; nobody ever speaks.
+    let silent = TcpListener::bind(free_address()).expect("a free address");
+    let silent = silent.local_addr().expect("it is bound").to_string();
+    let told = probe(&json!({ "target": silent, "to": ANNA, "timeout_s": 1 }));
+    assert_eq!((&told["ok"], &told["steps"][2]["step"]), (&false.into(), &"banner".into()), "{told:#}");
+
+    let audit = edge.state().join("queue-audit.jsonl");
+    let audited = || std::fs::read_to_string(&audit).expect("written").lines().count();
+    let before = audited();
+    for wrong in [
+        json!({ "target": "not..a.host", "to": ANNA }),
+        json!({ "target": target, "to": "nobody" }),
+        json!({ "target": target, "to": ANNA, "port": 25 }),
+        json!({ "target": target, "to": ANNA, "ca": "/no/such/file" }),
+        json!({ "target": target, "to": ANNA, "timeout_s": 0 }),
+        json!({ "target": target, "to": ANNA, "typo": 1 }),
+        json!({ "target": target }),
+    ] {
+        let (code, body) = edge.api("POST", "/v1/probe", &wrong.to_string());
+        assert!(code == 422 && !body.is_empty(), "{wrong}: {code} {body}");
+    }
+    assert_eq!((before, audited()), (4, 4), "a wrong question is not written down");
+    let lines = std::fs::read_to_string(&audit).expect("written");
+    let sent: Value = serde_json::from_str(lines.lines().nth(2).expect("a line")).expect("JSON");
+    assert_eq!(sent["verb"], "probe");
+    assert_eq!(sent["detail"], format!("{target} for {ANNA}, a message"));
 }

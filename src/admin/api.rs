@@ -120,6 +120,7 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
         .merge(outside::reading())
         .merge(changing())
         .merge(directory::changing())
+        .merge(outside::changing())
         .merge(queue::reading())
         .merge(queue::changing())
         .with_state(door.clone());

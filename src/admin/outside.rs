@@ -1,6 +1,6 @@
 //! Outside: what the world says of us and of others, asked from here at an operator's wish.
 //!
-//! The commands `landfall dns` ask the same of the rooms below. Whoever asks waits; how many may at once is
+//! The commands `landfall dns`, `probe` and `connector validate` ask the same of the rooms below. Whoever asks waits; how many may at once is
 //! bounded, and so is how long they may.
 
 use std::sync::Arc;
@@ -10,13 +10,18 @@ use arc_swap::ArcSwap;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::api::Door;
+use super::api::{Door, note_down};
+use super::caller::Who;
 use crate::decision::Rules;
+use crate::delivery::{Line, Means, Question, Services, Trial, Troubled, Validation};
 use crate::dns::{self, Resolver, Tlsa};
+use crate::net::{ClientTls, Roots};
 use crate::onboarding::{self, Desk, OwnCertificates, Unanswered};
 
 /// Questions to the outside under way at once.
@@ -30,6 +35,8 @@ pub struct InForce {
     /// Of the certificates that are shown now.
     pub certificates: Vec<Tlsa>,
     pub dns: dns::Settings,
+    /// What mail to next hops goes by.
+    pub services: Arc<Services>,
 }
 
 /// In force now, and the places of those who ask.
@@ -60,6 +67,11 @@ pub(super) fn reading() -> Router<Arc<Door>> {
         .route("/v1/dns/plan/{domain}", get(plan))
         .route("/v1/dns/check/{domain}", get(check))
         .route("/v1/dns/zone", get(zone))
+}
+
+/// They dial out and may send a message: with the token, and written down, as what changes something.
+pub(super) fn changing() -> Router<Arc<Door>> {
+    Router::new().route("/v1/probe", post(probe)).route("/v1/connectors/validate", post(validate))
 }
 
 /// With nothing remembered: what is asked is what the world says now.
@@ -132,4 +144,101 @@ fn unanswered(why: &Unanswered) -> Response {
 fn too_slow() -> Response {
     let why = format!("no answer within {} s\n", LOOK_PATIENCE.as_secs());
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+/// Of one step of a probe, unless told and at most.
+const STEP_PATIENCE: u64 = 30;
+const STEP_PATIENCE_LIMIT: u64 = 60;
+
+async fn probe(State(door): State<Arc<Door>>, Who(by): Who, Json(question): Json<Question>) -> Response {
+    let patience = question.timeout_s.unwrap_or(STEP_PATIENCE);
+    if !(1..=STEP_PATIENCE_LIMIT).contains(&patience) {
+        return mistake(&format!("timeout_s: expected 1 to {STEP_PATIENCE_LIMIT}"));
+    }
+    let trial = match Trial::new(&question, Duration::from_secs(patience)) {
+        Ok(trial) => trial,
+        Err(why) => return mistake(&why),
+    };
+    let _place = match door.outside.place() {
+        Ok(place) => place,
+        Err(full) => return full,
+    };
+    let in_force = door.outside.in_force.load_full();
+    // As anybody calls, without our certificate.
+    let tls = match ClientTls::new(Roots::system(), None) {
+        Ok(tls) => tls,
+        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("TLS: {error}\n")).into_response(),
+    };
+    let what = if question.send { "a message" } else { "no message" };
+    let detail = format!("{} for {}, {what}", question.target, question.to);
+    if let Err(refusal) = note_down(&door, &by, "probe", Some(&detail)).await {
+        return refusal;
+    }
+    let (services, resolver) = (&in_force.services, fresh(&door, &in_force));
+    let means =
+        Means { hostname: &services.hostname, dialer: &*services.dialer, resolver: &resolver, tls: &tls };
+    let mut steps = Vec::new();
+    let running = async { Box::pin(trial.run(means, &mut |line| steps.push(line))).await };
+    let ok = tokio::time::timeout(LOOK_PATIENCE, running).await;
+    let (ok, steps) = ended(ok.ok(), &question.target, steps);
+    Json(json!({ "target": question.target, "ok": ok, "steps": steps })).into_response()
+}
+
+/// `POST /v1/connectors/validate`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToValidate {
+    /// Its name, or the tenant's id, a slash and its name.
+    name: String,
+    #[serde(default)]
+    to: Vec<String>,
+}
+
+async fn validate(State(door): State<Arc<Door>>, Who(by): Who, Json(asked): Json<ToValidate>) -> Response {
+    let validation = match Validation::new(door.directory.table(), &asked.name, &asked.to) {
+        Ok(validation) => validation,
+        Err(why) => return mistake(&why),
+    };
+    let _place = match door.outside.place() {
+        Ok(place) => place,
+        Err(full) => return full,
+    };
+    let name = validation.name();
+    let detail = format!("{name}, messages: {}", asked.to.len());
+    if let Err(refusal) = note_down(&door, &by, "connector-validate", Some(&detail)).await {
+        return refusal;
+    }
+    let (in_force, rules) = (door.outside.in_force.load_full(), door.inquiry.rules());
+    let own = &in_force.services;
+    // Of its own, so that no courier takes what goes wrong here for trouble of mail's.
+    let services = Arc::new(Services {
+        hostname: own.hostname.clone(),
+        dialer: own.dialer.clone(),
+        resolver: Arc::new(fresh(&door, &in_force)),
+        tls: own.tls.clone(),
+        patience: own.patience,
+        troubled: Troubled::default(),
+        internet: None,
+        clock: own.clock,
+    });
+    let mut steps = Vec::new();
+    let mut show = |line| steps.push(line);
+    let running = Box::pin(validation.run(&services, &rules.hostname, &mut show));
+    let ok = tokio::time::timeout(LOOK_PATIENCE, running).await;
+    let (ok, steps) = ended(ok.ok(), &name, steps);
+    Json(json!({ "connector": name, "ok": ok, "steps": steps })).into_response()
+}
+
+/// What was seen before it took too long is told all the same.
+fn ended(ok: Option<bool>, of: &str, mut steps: Vec<Line>) -> (bool, Vec<Line>) {
+    if ok.is_none() {
+        let says = format!("broken off: {} s are over", LOOK_PATIENCE.as_secs());
+        let took_ms = u64::try_from(LOOK_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        steps.push(Line { step: "deadline".to_owned(), host: of.to_owned(), ok: false, says, took_ms });
+    }
+    (ok.unwrap_or(false), steps)
+}
+
+fn mistake(why: &str) -> Response {
+    (StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")).into_response()
 }

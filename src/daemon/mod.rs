@@ -227,7 +227,7 @@ impl Daemon {
             reporter: reporter.clone(),
             clock,
         });
-        let in_force = Arc::new(ArcSwap::from_pointee(settings::in_force(&settings, &identities)));
+        let in_force = Arc::new(ArcSwap::from_pointee(settings::in_force(&settings, &identities, &services)));
         let (command_sender, commands) = mpsc::channel(16);
         let door = Arc::new(admin::Door {
             queue: queue.clone(),
@@ -495,8 +495,8 @@ impl Daemon {
                 entrance.conditions.store(Arc::new(settings::conditions(&settings, listener)));
             }
         }
-        self.queue.reconsider(settings::queue(&settings), services).await;
-        self.in_force.store(Arc::new(settings::in_force(&settings, &identities)));
+        self.queue.reconsider(settings::queue(&settings), services.clone()).await;
+        self.in_force.store(Arc::new(settings::in_force(&settings, &identities, &services)));
         report::reopen_log();
         certificates::report(&identities, &settings, &self.reporter);
         self.certificate_files = certificates::Watch::new(&settings);
@@ -520,8 +520,8 @@ impl Daemon {
         match self.identify(&self.settings) {
             Ok((identities, services)) => {
                 self.shared.inline.replace(settings::inline(&self.settings, &services));
-                self.queue.reconsider(settings::queue(&self.settings), services).await;
-                self.in_force.store(Arc::new(settings::in_force(&self.settings, &identities)));
+                self.queue.reconsider(settings::queue(&self.settings), services.clone()).await;
+                self.in_force.store(Arc::new(settings::in_force(&self.settings, &identities, &services)));
                 certificates::report(&identities, &self.settings, &self.reporter);
             }
             Err(error) => {

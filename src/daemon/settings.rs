@@ -302,13 +302,18 @@ pub fn dns(settings: &Settings) -> dns::Settings {
 }
 
 /// What the API asks the outside with.
-pub(super) fn in_force(settings: &Settings, identities: &[Identity]) -> admin::InForce {
+pub(super) fn in_force(
+    settings: &Settings,
+    identities: &[Identity],
+    services: &Arc<delivery::Services>,
+) -> admin::InForce {
     // Where there are no files, nobody is shown what stands in for them.
     let shown = identities.iter().take(settings.certificate_files().len());
     admin::InForce {
         onboarding: settings.onboarding.clone(),
         certificates: shown.map(onboarding::record_of).collect(),
         dns: dns(settings),
+        services: services.clone(),
     }
 }
 

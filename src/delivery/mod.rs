@@ -17,6 +17,7 @@ mod lines;
 mod maildir;
 mod probe;
 mod transfer;
+mod trial;
 mod troubled;
 mod verdict;
 
@@ -28,6 +29,7 @@ pub use inline::{Opening, Passage, Pool, Taken, Terms, Verdict};
 pub use internet::{Counts, Internet, Ledger, Private, Settings as InternetSettings, StsSettings};
 pub use leftovers::remove_leftovers;
 pub use probe::{Letter, Means, Step, Wanted, probe, probe_domain};
+pub use trial::{Line, Question, Trial, Validation};
 pub use troubled::Troubled;
 
 use std::sync::Arc;

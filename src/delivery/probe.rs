@@ -1,7 +1,7 @@
 //! Probe: a look at one server, step by step, each with what it showed and how long it took.
 //!
 //! Says what mail would say, in that order, and takes leave where it was told to: after the greetings, after
-//! the recipient, or with a message. `cli` shows the steps.
+//! the recipient, or with a message. `trial` asks for it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -93,7 +93,7 @@ struct Server<'s> {
 struct Look<'l> {
     means: Means<'l>,
     wanted: Wanted<'l>,
-    show: &'l mut dyn FnMut(Step),
+    show: &'l mut (dyn FnMut(Step) + Send),
     host: String,
     since: Instant,
     holds: bool,
@@ -106,7 +106,7 @@ pub async fn probe(
     means: Means<'_>,
     endpoint: &Endpoint,
     wanted: Wanted<'_>,
-    show: &mut dyn FnMut(Step),
+    show: &mut (dyn FnMut(Step) + Send),
 ) -> bool {
     let mut look = Look::new(means, wanted, endpoint.to_string(), show);
     match endpoint {
@@ -125,7 +125,7 @@ pub async fn probe_domain(
     domain: &Domain,
     port: u16,
     wanted: Wanted<'_>,
-    show: &mut dyn FnMut(Step),
+    show: &mut (dyn FnMut(Step) + Send),
 ) -> bool {
     let mut look = Look::new(means, wanted, domain.to_string(), show);
     for host in look.exchangers(domain).await {
@@ -136,7 +136,12 @@ pub async fn probe_domain(
 }
 
 impl<'l> Look<'l> {
-    fn new(means: Means<'l>, wanted: Wanted<'l>, host: String, show: &'l mut dyn FnMut(Step)) -> Self {
+    fn new(
+        means: Means<'l>,
+        wanted: Wanted<'l>,
+        host: String,
+        show: &'l mut (dyn FnMut(Step) + Send),
+    ) -> Self {
         Self { means, wanted, show, host, since: Instant::now(), holds: true, sent: false }
     }
 
@@ -262,7 +267,7 @@ impl<'l> Look<'l> {
         if !server.implicit && tls != TlsLevel::Off {
             if offers(&offer, "STARTTLS") {
                 wire.put(b"STARTTLS\r\n");
-                match self.hear(&mut wire).await {
+                match hear(&mut wire, self.wanted.patience).await {
                     Ok(answer) if answer.code == 220 => {}
                     Ok(answer) => {
                         self.step("tls", false, format!("{} {}", answer.code, answer.text()));
@@ -380,7 +385,7 @@ impl<'l> Look<'l> {
 
     /// One answer as a step, which holds with the class that is expected.
     async fn answer(&mut self, wire: &mut Wire, name: &'static str, class: u16) -> Option<Response> {
-        match self.hear(wire).await {
+        match hear(wire, self.wanted.patience).await {
             Ok(answer) => {
                 let lines: Vec<&str> = answer.lines().collect();
                 let status = answer.status.map(|status| format!("{status} ")).unwrap_or_default();
@@ -394,26 +399,24 @@ impl<'l> Look<'l> {
             }
         }
     }
+}
 
-    async fn hear(&self, wire: &mut Wire) -> Result<Response, String> {
-        let mut reader = ResponseReader::default();
-        let hearing = async {
-            wire.flush().await.map_err(|error| error.to_string())?;
-            loop {
-                let progress = reader.read(wire.pending()).map_err(|malformed| malformed.to_string())?;
-                wire.consume(progress.consumed);
-                if let Some(response) = progress.response {
-                    return Ok(response);
-                }
-                if wire.fill().await.map_err(|error| error.to_string())? == 0 {
-                    return Err("closed the connection".to_owned());
-                }
+async fn hear(wire: &mut Wire, patience: Duration) -> Result<Response, String> {
+    let mut reader = ResponseReader::default();
+    let hearing = async {
+        wire.flush().await.map_err(|error| error.to_string())?;
+        loop {
+            let progress = reader.read(wire.pending()).map_err(|malformed| malformed.to_string())?;
+            wire.consume(progress.consumed);
+            if let Some(response) = progress.response {
+                return Ok(response);
             }
-        };
-        tokio::time::timeout(self.wanted.patience, hearing)
-            .await
-            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
-    }
+            if wire.fill().await.map_err(|error| error.to_string())? == 0 {
+                return Err("closed the connection".to_owned());
+            }
+        }
+    };
+    tokio::time::timeout(patience, hearing).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
 fn offers(offer: &Response, extension: &str) -> bool {
