@@ -216,3 +216,30 @@ fn without_its_token_the_address_tells_no_addresses_of_people() {
     let shown = edge.command(&["queue", "summary", "--json"]).json();
     assert_eq!(shown["holds"].as_array().map(Vec::len), Some(1), "{shown}");
 }
+
+#[test]
+fn the_settings_in_force_are_shown_and_not_what_waits_for_a_restart() {
+    let mut edge = Edge::builder("EUR").directory(CONTOSO).start();
+    let shown = |edge: &Edge| -> Value {
+        let (code, body) = edge.api("GET", "/v1/config", "");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    };
+    let before = shown(&edge);
+    assert_eq!(before, edge.command(&["config", "show", "--json"]).json());
+    edge.configure(
+        "[queue]\nconnections_per_next_hop = 3\n[limits]\nconnections = 77\nhops = 33\n[log]\nlevel = \"debug\"",
+    );
+    let file = edge.command(&["config", "show", "--json"]).json();
+    assert_eq!(shown(&edge), before, "a file is not in force by being written");
+    edge.reload();
+    let after = shown(&edge);
+    for (section, key) in [("queue", "connections_per_next_hop"), ("limits", "hops")] {
+        assert_eq!(after[section][key], file[section][key], "{section}.{key}");
+        assert_ne!(after[section][key], before[section][key], "{section}.{key}");
+    }
+    for (section, key) in [("limits", "connections"), ("log", "level")] {
+        assert_eq!(after[section][key], before[section][key], "{section}.{key}");
+        assert_ne!(file[section][key], before[section][key], "{section}.{key}");
+    }
+}

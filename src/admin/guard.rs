@@ -1,6 +1,6 @@
 //! Guard: who may do what on the admin address. The socket has none: its file's permissions are its guard.
 //!
-//! Changes need the token, always, and so does what shows people's addresses. Other reading needs it where
+//! Changes need the token, always, and so do people's addresses and the configuration. Other reading needs it where
 //! others than this machine can call. A browser that
 //! was sent here under another name (DNS rebinding) is refused.
 
@@ -96,7 +96,7 @@ impl Guard {
             // The page itself holds nothing; what it shows it has to ask for.
             "/" if reads => Ok(()),
             // Who writes to whom, and who exists, is not for every user of this machine.
-            path if reads && self.loopback && !is_of_people(path) => Ok(()),
+            path if reads && self.loopback && !is_kept(path) => Ok(()),
             _ if self.token.is_none() && reads => Err(Refusal::NoTokenToRead),
             _ if self.token.is_none() => Err(Refusal::NoToken),
             _ => Err(Refusal::TokenNeeded),
@@ -117,11 +117,12 @@ impl Guard {
     }
 }
 
-const OF_PEOPLE: [&str; 5] =
-    ["/v1/trace", "/v1/users", "/v1/queue/messages", "/v1/explain", "/v1/directory/check"];
+/// The configuration names files and networks, which are not for every user of this machine either.
+const KEPT: [&str; 6] =
+    ["/v1/trace", "/v1/users", "/v1/queue/messages", "/v1/explain", "/v1/directory/check", "/v1/config"];
 
-fn is_of_people(path: &str) -> bool {
-    OF_PEOPLE.iter().any(|kept| path.starts_with(kept))
+fn is_kept(path: &str) -> bool {
+    KEPT.iter().any(|kept| path.starts_with(kept))
 }
 
 /// Without its port and an IPv6 address's brackets.
@@ -156,7 +157,8 @@ impl IntoResponse for Refusal {
             ),
             Self::NoTokenToRead => (
                 StatusCode::FORBIDDEN,
-                "what shows people's addresses is told on the socket, or here once admin.token_file is set\n",
+                "what shows people's addresses, and the configuration, is told on the socket, \
+                 or here once admin.token_file is set\n",
             ),
             Self::TokenNeeded => (StatusCode::UNAUTHORIZED, "this needs Authorization: Bearer <token>\n"),
             Self::WrongToken => (StatusCode::UNAUTHORIZED, "the token is not the one of admin.token_file\n"),
@@ -225,6 +227,7 @@ mod tests {
             (&with, "GET", "/v1/queue/messages", "127.0.0.1", Some(right.as_str()), Ok(())),
             (&with, "GET", "/v1/explain", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
             (&bare, "GET", "/v1/explain", "127.0.0.1", None, Err(Refusal::NoTokenToRead)),
+            (&with, "GET", "/v1/config", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
             (&bare, "GET", "/v1/directory/check", "127.0.0.1", None, Err(Refusal::NoTokenToRead)),
             (&with, "POST", "/v1/drain", "127.0.0.1", None, Err(Refusal::TokenNeeded)),
             (

@@ -29,12 +29,14 @@ pub(super) const LOOKS_LIMIT: usize = 4;
 /// What one may take; the client waits a little longer.
 const LOOK_PATIENCE: Duration = Duration::from_secs(100);
 
-/// What of the configuration these questions need, as it is in force.
+/// The configuration as it is in force, and what of it these questions need.
 pub struct InForce {
     pub onboarding: onboarding::Settings,
     /// Of the certificates that are shown now.
     pub certificates: Vec<Tlsa>,
     pub dns: dns::Settings,
+    /// The whole of it without its secrets, as `landfall config show --json` shows a file.
+    pub shown: serde_json::Value,
     /// What mail to next hops goes by.
     pub services: Arc<Services>,
 }
@@ -54,11 +56,8 @@ impl Outside {
         LOOKS_LIMIT - self.places.available_permits()
     }
 
-    fn place(&self) -> Result<SemaphorePermit<'_>, Response> {
-        self.places.try_acquire().map_err(|_| {
-            let why = format!("{LOOKS_LIMIT} questions to the outside are under way: ask again later\n");
-            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-        })
+    fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
     }
 }
 
@@ -67,6 +66,7 @@ pub(super) fn reading() -> Router<Arc<Door>> {
         .route("/v1/dns/plan/{domain}", get(plan))
         .route("/v1/dns/check/{domain}", get(check))
         .route("/v1/dns/zone", get(zone))
+        .route("/v1/config", get(config))
 }
 
 /// They dial out and may send a message: with the token, and written down, as what changes something.
@@ -90,10 +90,7 @@ fn desk<'d>(door: &'d Door, in_force: &'d InForce, rules: &'d Rules) -> Desk<'d>
 }
 
 async fn plan(State(door): State<Arc<Door>>, Path(domain): Path<String>) -> Response {
-    let _place = match door.outside.place() {
-        Ok(place) => place,
-        Err(full) => return full,
-    };
+    let Some(_place) = door.outside.place() else { return full() };
     let (in_force, rules) = (door.outside.in_force.load_full(), door.inquiry.rules());
     let (desk, resolver) = (desk(&door, &in_force, &rules), fresh(&door, &in_force));
     match tokio::time::timeout(LOOK_PATIENCE, desk.plan(&domain, &resolver)).await {
@@ -104,10 +101,7 @@ async fn plan(State(door): State<Arc<Door>>, Path(domain): Path<String>) -> Resp
 }
 
 async fn check(State(door): State<Arc<Door>>, Path(domain): Path<String>) -> Response {
-    let _place = match door.outside.place() {
-        Ok(place) => place,
-        Err(full) => return full,
-    };
+    let Some(_place) = door.outside.place() else { return full() };
     let (in_force, rules) = (door.outside.in_force.load_full(), door.inquiry.rules());
     let (desk, resolver) = (desk(&door, &in_force, &rules), fresh(&door, &in_force));
     match tokio::time::timeout(LOOK_PATIENCE, desk.check(&domain, &resolver)).await {
@@ -131,6 +125,10 @@ async fn zone(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
     }
 }
 
+async fn config(State(door): State<Arc<Door>>) -> Json<serde_json::Value> {
+    Json(door.outside.in_force.load().shown.clone())
+}
+
 fn unanswered(why: &Unanswered) -> Response {
     let status = match why {
         Unanswered::Mistake(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -139,6 +137,11 @@ fn unanswered(why: &Unanswered) -> Response {
         Unanswered::Directory => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, format!("{why}\n")).into_response()
+}
+
+fn full() -> Response {
+    let why = format!("{LOOKS_LIMIT} questions to the outside are under way: ask again later\n");
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 fn too_slow() -> Response {
@@ -159,10 +162,7 @@ async fn probe(State(door): State<Arc<Door>>, Who(by): Who, Json(question): Json
         Ok(trial) => trial,
         Err(why) => return mistake(&why),
     };
-    let _place = match door.outside.place() {
-        Ok(place) => place,
-        Err(full) => return full,
-    };
+    let Some(_place) = door.outside.place() else { return full() };
     let in_force = door.outside.in_force.load_full();
     // As anybody calls, without our certificate.
     let tls = match ClientTls::new(Roots::system(), None) {
@@ -199,10 +199,7 @@ async fn validate(State(door): State<Arc<Door>>, Who(by): Who, Json(asked): Json
         Ok(validation) => validation,
         Err(why) => return mistake(&why),
     };
-    let _place = match door.outside.place() {
-        Ok(place) => place,
-        Err(full) => return full,
-    };
+    let Some(_place) = door.outside.place() else { return full() };
     let name = validation.name();
     let detail = format!("{name}, messages: {}", asked.to.len());
     if let Err(refusal) = note_down(&door, &by, "connector-validate", Some(&detail)).await {

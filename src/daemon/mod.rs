@@ -114,6 +114,8 @@ enum Ending {
 struct Daemon {
     path: PathBuf,
     settings: Settings,
+    /// Of the start: what a reload cannot change is as it was then.
+    first: Box<Settings>,
     inquiry: Arc<Inquiry>,
     resolver: Arc<Resolver>,
     /// How TLS went with the internet.
@@ -227,7 +229,8 @@ impl Daemon {
             reporter: reporter.clone(),
             clock,
         });
-        let in_force = Arc::new(ArcSwap::from_pointee(settings::in_force(&settings, &identities, &services)));
+        let in_force =
+            Arc::new(ArcSwap::from_pointee(settings::in_force(&settings, &settings, &identities, &services)));
         let (command_sender, commands) = mpsc::channel(16);
         let door = Arc::new(admin::Door {
             queue: queue.clone(),
@@ -290,6 +293,7 @@ impl Daemon {
             confined,
             program,
             certificate_files: certificates::Watch::new(&settings),
+            first: Box::new(settings.clone()),
             settings,
         };
         daemon.listen()?;
@@ -496,7 +500,7 @@ impl Daemon {
             }
         }
         self.queue.reconsider(settings::queue(&settings), services.clone()).await;
-        self.in_force.store(Arc::new(settings::in_force(&settings, &identities, &services)));
+        self.in_force.store(Arc::new(settings::in_force(&self.first, &settings, &identities, &services)));
         report::reopen_log();
         certificates::report(&identities, &settings, &self.reporter);
         self.certificate_files = certificates::Watch::new(&settings);
@@ -521,7 +525,12 @@ impl Daemon {
             Ok((identities, services)) => {
                 self.shared.inline.replace(settings::inline(&self.settings, &services));
                 self.queue.reconsider(settings::queue(&self.settings), services.clone()).await;
-                self.in_force.store(Arc::new(settings::in_force(&self.settings, &identities, &services)));
+                self.in_force.store(Arc::new(settings::in_force(
+                    &self.first,
+                    &self.settings,
+                    &identities,
+                    &services,
+                )));
                 certificates::report(&identities, &self.settings, &self.reporter);
             }
             Err(error) => {

@@ -301,8 +301,32 @@ pub fn dns(settings: &Settings) -> dns::Settings {
     dns::Settings { servers, timeout, deadline, dnssec, trust_anchors, cache_entries }
 }
 
-/// What the API asks the outside with.
+/// What a process that began with the first settings and was told to reload the second really goes by.
+fn really(first: &Settings, now: &Settings) -> Settings {
+    let listeners = first.listeners.iter().map(|place| {
+        let reloaded = now.listeners.iter().find(|listener| listener.name == place.name).unwrap_or(place);
+        config::Listener { addresses: place.addresses.clone(), legacy: place.legacy, ..reloaded.clone() }
+    });
+    let mut really = Settings {
+        listeners: listeners.collect(),
+        spool: first.spool.clone(),
+        trace: first.trace.clone(),
+        audit: first.audit.clone(),
+        admin: first.admin.clone(),
+        log: first.log.clone(),
+        ..now.clone()
+    };
+    really.limits.connections = first.limits.connections;
+    really.limits.counters = first.limits.counters;
+    really.outbound.tls_reports = first.outbound.tls_reports;
+    really.outbound.tls_report_interval = first.outbound.tls_report_interval;
+    really.outbound.tls_report_from.clone_from(&first.outbound.tls_report_from);
+    really
+}
+
+/// What the API shows, and asks the outside with. `first` are the settings of the start.
 pub(super) fn in_force(
+    first: &Settings,
     settings: &Settings,
     identities: &[Identity],
     services: &Arc<delivery::Services>,
@@ -313,6 +337,7 @@ pub(super) fn in_force(
         onboarding: settings.onboarding.clone(),
         certificates: shown.map(onboarding::record_of).collect(),
         dns: dns(settings),
+        shown: config::show_json(&really(first, settings)),
         services: services.clone(),
     }
 }

@@ -53,13 +53,23 @@ impl std::fmt::Debug for Settings {
 /// The address without the password in it.
 pub fn without_secret(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // The last '@' before the path ends who connects.
+    // The last '@' before the path ends who connects; the first one does where a password has a '/' or '?'.
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else { return url.to_owned() };
-    match rest[..at].split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}:********{}", &rest[at..]),
-        None => url.to_owned(),
-    }
+    let (who, place) = match rest[..end].rfind('@').or_else(|| rest.find('@')) {
+        Some(at) => rest.split_at(at),
+        None => ("", rest),
+    };
+    let who = match who.split_once(':') {
+        Some((user, _)) => format!("{user}:********"),
+        None => who.to_owned(),
+    };
+    let Some((place, parameters)) = place.split_once('?') else { return format!("{scheme}://{who}{place}") };
+    // A key that is written in other octets may be the password's too.
+    let shown = parameters.split('&').map(|one| match one.split_once('=') {
+        Some((key, _)) if key.contains('%') || key.contains("pass") => format!("{key}=********"),
+        _ => one.to_owned(),
+    });
+    format!("{scheme}://{who}{place}?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
 /// What is wrong with a URL, if anything; for the configuration's check.
@@ -164,6 +174,11 @@ mod tests {
     fn a_password_is_not_shown() {
         for (url, shown) in [
             ("postgres://l:se:cr@et@db.example/d?x=1", "postgres://l:********@db.example/d?x=1"),
+            ("postgres://l:se/c?r@db.example/d", "postgres://l:********@db.example/d"),
+            (
+                "postgres://l@db.example/d?password=secret&x=1",
+                "postgres://l@db.example/d?password=********&x=1",
+            ),
             ("postgres://l@db.example/d", "postgres://l@db.example/d"),
             ("postgres://db.example/d@e", "postgres://db.example/d@e"),
         ] {
