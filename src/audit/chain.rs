@@ -5,9 +5,11 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde::Deserialize;
 
 use super::entry::{Entry, Event, Hash, hash, hex, put_hex, split, unhex};
 use super::{files, name_of};
@@ -230,64 +232,129 @@ impl Tail {
     fn read(files: &[PathBuf]) -> io::Result<Self> {
         let mut tail = Self::default();
         let last = files.last().expect("called with files only");
-        let mut entries = tail.scan(last)?;
+        let mut end = End::read(last)?;
+        tail.head = end.head.unwrap_or_default();
+        (tail.whole_bytes, tail.torn_bytes) = (end.whole_bytes, end.torn_bytes);
         // The moments before the crash may lie in the file before; so may the head, if it came just then.
-        if entries.iter().all(|entry| !matches!(entry.event, Event::Start { .. }))
+        if end.is_whole_file
+            && end.entries.iter().all(|entry| entry.event != Kind::Start)
             && let [.., before, _] = files
         {
-            let head = Some(tail.head).filter(|_| !entries.is_empty());
-            let whole = (tail.whole_bytes, tail.torn_bytes);
-            let mut earlier = tail.scan(before)?;
-            earlier.append(&mut entries);
-            entries = earlier;
-            tail.head = head.unwrap_or(tail.head);
-            (tail.whole_bytes, tail.torn_bytes) = whole;
+            let mut earlier = End::read(before)?;
+            if end.head.is_none() {
+                tail.head = earlier.head.unwrap_or_default();
+            }
+            earlier.entries.append(&mut end.entries);
+            end.entries = earlier.entries;
         }
-        if let Some(last) = entries.last().filter(|last| last.event != Event::Stop) {
+        if let Some(last) = end.entries.last().filter(|last| last.event != Kind::Stop) {
             let since = last.at - UNSURE_MILLIS;
             tail.unsure_since = Some(since);
-            tail.known = entries
+            tail.known = end
+                .entries
                 .into_iter()
                 .filter(|entry| entry.at >= since - UNSURE_MILLIS)
-                .filter_map(|entry| match entry.event {
-                    Event::Received { id, .. } | Event::Recovered { id, .. } => Some(id),
-                    _ => None,
-                })
+                .filter_map(|entry| entry.tells_of)
                 .collect();
         }
         Ok(tail)
     }
+}
 
-    /// The entries of a file that may matter for what is missing; sets where it ends.
-    fn scan(&mut self, path: &Path) -> io::Result<Vec<Entry>> {
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut newest = i64::MIN;
-        let mut line = Vec::new();
-        (self.whole_bytes, self.torn_bytes) = (0, 0);
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            let whole = line.pop_if(|end| *end == b'\n').is_some();
-            let parts = whole.then(|| split(&line)).flatten();
-            if let Some((hash, object)) = parts
-                && let Ok(entry) = serde_json::from_slice::<Entry>(object)
+/// As much of an entry as a start needs.
+struct Brief {
+    at: i64,
+    event: Kind,
+    /// The message that it puts into the chain.
+    tells_of: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Start,
+    Stop,
+    Received,
+    Recovered,
+    #[serde(other)]
+    Another,
+}
+
+/// The end of one file.
+struct End {
+    entries: Vec<Brief>,
+    /// After the last entry.
+    head: Option<Head>,
+    whole_bytes: u64,
+    torn_bytes: u64,
+    is_whole_file: bool,
+}
+
+impl End {
+    /// Goes back so far that what lies before is older than all doubt, and not to the beginning of 64 MiB.
+    fn read(path: &Path) -> io::Result<Self> {
+        const FIRST_STEP: u64 = 256 << 10;
+        let length = fs::metadata(path)?.len();
+        let mut step = FIRST_STEP;
+        while step < length {
+            let end = Self::read_from(path, length - step)?;
+            let newest = end.entries.iter().map(|entry| entry.at).max();
+            let oldest = end.entries.iter().map(|entry| entry.at).min();
+            if let (Some(oldest), Some(newest)) = (oldest, newest)
+                && oldest < newest - 2 * UNSURE_MILLIS
             {
-                self.head = Head { n: entry.n + 1, hash };
-                newest = newest.max(entry.at);
-                entries.push(entry);
-                // Memory for what lies further back than the doubt does would be wasted.
-                if entries.len() > 1 << 16 {
-                    entries.retain(|entry| entry.at >= newest - 2 * UNSURE_MILLIS);
-                }
+                return Ok(end);
             }
-            if whole {
-                self.whole_bytes += line.len() as u64 + 1;
-            } else {
-                self.torn_bytes = line.len() as u64;
+            step *= 4;
+        }
+        Self::read_from(path, 0)
+    }
+
+    /// The entries that begin at this octet or behind it.
+    fn read_from(path: &Path, start: u64) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut end = Self {
+            entries: Vec::new(),
+            head: None,
+            whole_bytes: start,
+            torn_bytes: 0,
+            is_whole_file: start == 0,
+        };
+        let mut line = Vec::new();
+        file.seek(SeekFrom::Start(start.saturating_sub(1)))?;
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        if start > 0 {
+            // The rest of the entry before, or its end alone.
+            end.whole_bytes += reader.read_until(b'\n', &mut line)? as u64 - 1;
+            line.clear();
+        }
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            if line.pop_if(|end| *end == b'\n').is_none() {
+                end.torn_bytes = line.len() as u64;
+                break;
+            }
+            end.whole_bytes += line.len() as u64 + 1;
+            if let Some((head, brief)) = split(&line).and_then(|(hash, object)| brief(hash, object)) {
+                end.head = Some(head);
+                end.entries.push(brief);
             }
             line.clear();
         }
-        Ok(entries)
+        Ok(end)
     }
+}
+
+fn brief(hash: Hash, object: &[u8]) -> Option<(Head, Brief)> {
+    #[derive(Deserialize)]
+    struct Line {
+        n: u64,
+        at: i64,
+        event: Kind,
+        id: Option<String>,
+    }
+    let Line { n, at, event, id } = serde_json::from_slice(object).ok()?;
+    let tells_of = id.filter(|_| matches!(event, Kind::Received | Kind::Recovered));
+    Some((Head { n: n + 1, hash }, Brief { at, event, tells_of }))
 }
 
 fn first_entry(path: &Path) -> io::Result<Option<Entry>> {
@@ -320,5 +387,89 @@ impl Default for Settings {
             keep: Duration::MAX,
             max_bytes: u64::MAX,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGAN: i64 = 1_800_000_000_000;
+
+    fn received(number: u64) -> Event {
+        Event::Received {
+            id: format!("{number:016x}"),
+            by: "spool".to_owned(),
+            from: "incoming".to_owned(),
+            disk: true,
+            to: Vec::new(),
+        }
+    }
+
+    /// A chain that a crash ended, with an entry each `every` milliseconds.
+    fn crashed(dir: &Path, count: u64, every: i64, file_bytes: u64) -> Settings {
+        let settings = Settings { dir: dir.to_owned(), file_bytes, ..Settings::default() };
+        let mut chain = Chain::open(settings.clone(), Timestamp::from_millis(BEGAN)).expect("a fresh folder");
+        for number in 0..count {
+            let now = Timestamp::from_millis(BEGAN + number as i64 * every);
+            chain.append(now, received(number));
+            chain.write().expect("room");
+            chain.tend(now).expect("room");
+        }
+        chain.sync().expect("room");
+        settings
+    }
+
+    /// Which of the messages a start would tell again, had the spool all of them.
+    fn lacking(settings: &Settings, count: u64, every: i64) -> Vec<u64> {
+        let end = Timestamp::from_millis(BEGAN + count as i64 * every);
+        let chain = Chain::open(settings.clone(), end).expect("our own folder");
+        (0..count)
+            .filter(|number| chain.may_lack(&format!("{number:016x}"), BEGAN + *number as i64 * every))
+            .collect()
+    }
+
+    #[test]
+    fn a_start_knows_of_all_that_is_in_the_chain_however_much_the_last_seconds_hold() {
+        // From a file within the doubt to one that goes far back, and a doubt that spans two files.
+        for (count, every, file_bytes) in [
+            (100, 1, 64 << 20),
+            (20_000, 0, 64 << 20),
+            (20_000, 1, 64 << 20),
+            (20_000, 10, 64 << 20),
+            (6_000, 1, 1 << 20),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let settings = crashed(folder.path(), count, every, file_bytes);
+            assert_eq!(lacking(&settings, count, every), [0; 0], "{count} entries, {every} ms apart");
+        }
+    }
+
+    #[test]
+    fn what_a_crash_cut_off_is_told_again_and_the_chain_goes_on_behind_the_last_whole_entry() {
+        for (count, every) in [(10, 1_000), (20_000, 1), (20_000, 10)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let settings = crashed(folder.path(), count, every, 64 << 20);
+            let path = folder.path().join(name_of(0));
+            let whole = fs::read(&path).expect("the chain");
+            // In the middle of the last entry but one.
+            let cut = whole.iter().rposition(|byte| *byte == b'{').expect("an entry");
+            let cut = whole[..cut].iter().rposition(|byte| *byte == b'{').expect("another") + 5;
+            fs::write(&path, &whole[..cut]).expect("our own folder");
+            assert_eq!(lacking(&settings, count, every), [count - 2, count - 1]);
+            let verdict = crate::audit::verify(folder.path(), None).expect("readable");
+            assert!(verdict.intact, "{verdict:?}");
+            assert_eq!(verdict.records, count + 1, "a file, two starts, and all but two messages");
+        }
+    }
+
+    #[test]
+    fn after_an_orderly_stop_nothing_is_told_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = crashed(folder.path(), 10, 1, 64 << 20);
+        let now = Timestamp::from_millis(BEGAN + 20);
+        Chain::open(settings.clone(), now).expect("our own folder").close(now).expect("room");
+        let chain = Chain::open(settings, now).expect("our own folder");
+        assert!(!chain.may_lack("ffffffffffffffff", now.millis()));
     }
 }
