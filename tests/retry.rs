@@ -155,12 +155,28 @@ fn rule_84_a_destination_that_comes_back_gets_its_backlog_in_the_order_received(
     }
     let sink = Sink::start_at(at, &[]);
     sink.wait_for(senders.len());
-    let arrived: Vec<_> = sink
-        .commands("MAIL FROM:<s")
-        .iter()
-        .filter_map(|command| Some(command.split(['<', '>']).nth(1)?.to_owned()))
-        .collect();
-    assert_eq!(arrived, senders);
+    assert_eq!(arrived(&sink), senders);
+}
+
+fn arrived(sink: &Sink) -> Vec<String> {
+    let transactions = sink.commands("MAIL FROM:<s");
+    transactions.iter().filter_map(|command| Some(command.split(['<', '>']).nth(1)?.to_owned())).collect()
+}
+
+#[test]
+fn rule_84_after_a_restart_too_the_backlog_goes_in_the_order_received() {
+    let at = free_address();
+    let mut edge = edge().relay("NAM", at).start();
+    let mut client = edge.client();
+    let senders: Vec<String> = (0..30).map(|number| format!("s{number}@sender.example")).collect();
+    for sender in &senders {
+        client.deliver(sender, &["ben@contoso.com", "bob@contoso.com"], letter("waiting"));
+    }
+    edge.kill();
+    let sink = Sink::start_at(at, &[]);
+    edge.start();
+    sink.wait_for(senders.len());
+    assert_eq!(arrived(&sink), senders, "each once, for both of its recipients");
 }
 
 #[test]

@@ -366,10 +366,9 @@ impl Lane {
                 }
                 self.release_for(&took);
                 // After a restart or a reload the road counts as open, and what it did not reach waits here.
-                for id in std::mem::take(&mut self.unreached) {
-                    self.release_one(id);
-                }
-                self.come_back()
+                let is_back = (!self.unreached.is_empty()).then_some(Change::CameBack);
+                self.release_unreached();
+                self.come_back().or(is_back)
             }
             Health::PutOff { recipient } => {
                 if let Some(job) = job {
@@ -394,6 +393,19 @@ impl Lane {
                 }
                 None
             }
+        }
+    }
+
+    /// After a start: when one tries the destination anyway it is the oldest of those that did not reach it.
+    pub(super) fn begin(&mut self) {
+        if !self.ready.is_empty() {
+            self.release_unreached();
+        }
+    }
+
+    fn release_unreached(&mut self) {
+        for id in std::mem::take(&mut self.unreached) {
+            self.release_one(id);
         }
     }
 
@@ -785,7 +797,9 @@ mod tests {
         }
         lane.add(job(4, "ben@contoso.com"));
         assert_eq!(take_id(&mut lane, at(1)), Some(4));
-        lane.settle(MessageId::from_raw(4), None, Health::Works { took: Vec::new() }, None, at(1));
+        let change =
+            lane.settle(MessageId::from_raw(4), None, Health::Works { took: Vec::new() }, None, at(1));
+        assert_eq!(change, Some(Change::CameBack), "so that they go by one connection, in order");
         assert_eq!([take_id(&mut lane, at(1)), take_id(&mut lane, at(1))], [Some(1), Some(3)]);
         assert_eq!(take_id(&mut lane, at(1)), None, "what was put off by itself keeps its time");
     }

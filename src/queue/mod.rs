@@ -19,7 +19,7 @@ pub use verb::{Changed, Matched, Mode, Verb};
 pub use view::{Header, LaneView, MessageDetail, MessageView, RecipientView};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ struct Core {
     lanes: Mutex<HashMap<NextHopName, Arc<Road>>>,
     /// Workers and keepers stop when it turns true; attempts under way end first.
     stopping: watch::Sender<bool>,
+    /// Nobody begins while the spool's messages are still being put into their lanes.
+    recovering: AtomicBool,
     /// Workers alive, for a drain to wait on.
     workers: AtomicU64,
     worker_ended: Notify,
@@ -130,6 +132,7 @@ impl Queue {
             holds,
             lanes: Mutex::new(HashMap::new()),
             stopping: watch::Sender::new(false),
+            recovering: AtomicBool::new(false),
             workers: AtomicU64::new(0),
             worker_ended: Notify::new(),
         }))
@@ -145,8 +148,10 @@ impl Queue {
         }
     }
 
-    /// Takes what the spool held when the daemon started, in the order received.
+    /// Takes what the spool held when the daemon started; it leaves in the order received (rule 84), and so
+    /// not before all of it is there.
     pub async fn recover(&self, messages: Vec<RecoveredMessage>) {
+        self.0.recovering.store(true, Ordering::Release);
         for message in messages {
             if message.quarantined {
                 continue;
@@ -171,6 +176,15 @@ impl Queue {
                 };
                 self.0.enqueue(job, now).await;
             }
+        }
+        self.0.recovering.store(false, Ordering::Release);
+        let now = self.0.clock.now();
+        for road in self.0.roads() {
+            let mut state = road.lock();
+            state.lane.begin();
+            state.pace.returned(now);
+            drop(state);
+            self.0.wake(&road);
         }
     }
 
@@ -412,7 +426,8 @@ impl Core {
     fn takes_on(&self, state: &mut RoadState, now: Timestamp) -> bool {
         let limit = state.pace.connections(self.settings.load().connections_per_next_hop, now);
         let wanted = state.lane.runnable(now).div_ceil(4).min(limit);
-        let start = state.idle == 0 && state.workers < wanted && !self.is_stopping();
+        let may = !self.is_stopping() && !self.recovering.load(Ordering::Acquire);
+        let start = may && state.idle == 0 && state.workers < wanted;
         state.workers += usize::from(start);
         start
     }

@@ -2,8 +2,8 @@
 //!
 //! Pure: each attempt's length and end in, a number out. It grows by one for every round of good attempts
 //! and shrinks when the destination slows down or turns away; `lane` holds one, workers come and go by it.
-//! What waited for a destination that was away goes by one connection first, and so in its order (rule 84);
-//! more join when that alone does not soon empty the lane.
+//! What waited for a destination that was away, or in the spool for a start, goes by one connection first,
+//! and so in its order (rule 84); more join when that alone does not soon empty the lane.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const SLOW_FLOOR: Duration = Duration::from_millis(100);
 /// The memory of the best time fades by one part in so many with each attempt, so that a store which has
 /// become slower for good is not called slow for ever.
 const FADE: u32 = 64;
-/// After an outage one connection carries all for so long, then twice as many each step.
+/// After an outage, the next hop's or ours, one connection carries all for so long, then twice as many each step.
 const ALONE: Duration = Duration::from_millis(250);
 const STEP: Duration = Duration::from_millis(100);
 
@@ -31,7 +31,7 @@ pub(super) struct Pace {
     /// Slow ones likewise.
     slow: usize,
     best: Option<Duration>,
-    /// When the destination came back from its last outage.
+    /// When the destination came back from its last outage, or this program did.
     returned: Option<Timestamp>,
 }
 
@@ -47,7 +47,7 @@ impl Pace {
         self.connections.min(ceiling).min(self.ramp(now)).max(LEAST)
     }
 
-    /// It takes mail again.
+    /// It takes mail again, as far as anybody knows.
     pub(super) fn returned(&mut self, now: Timestamp) {
         self.returned = Some(now);
     }
