@@ -35,6 +35,7 @@ domain = [
   {{ name = "na.contoso.com", mail_flow_region = "NAM" }},
   {{ name = "central.contoso.com" }},
   {{ name = "relay.contoso.com", mail_flow_region = "EUR", type = "internal-relay", match_subdomains = true }},
+  {{ name = "labs.contoso.com", mail_flow_region = "EUR", type = "internal-relay", match_subdomains = true }},
   {{ name = "closed.contoso.com", mail_flow_region = "EUR", sending_to_disabled = true }},
 ]
 user = [
@@ -46,9 +47,10 @@ user = [
   {{ address = "iris@relay.contoso.com", preferred_data_location = "EUR" }},
   {{ address = "paul@closed.contoso.com", preferred_data_location = "EUR" }},
   {{ address = "xena@contoso.com", preferred_data_location = "JPN" }},
+  {{ address = "yves@contoso.com", preferred_data_location = "" }},
 ]
 outbound_connector = [
-  {{ name = "to-hq", recipient_domains = ["relay.contoso.com", "*.relay.contoso.com"], smart_hosts = ["smtp://127.0.0.1:1"], tls = "off" }},
+  {{ name = "to-hq", recipient_domains = ["relay.contoso.com", "*.relay.contoso.com", "labs.contoso.com"], smart_hosts = ["smtp://127.0.0.1:1"], tls = "off" }},
 ]
 
 [[tenant]]
@@ -137,6 +139,11 @@ const TABLE: &[Row] = &[
     row("1 not our domain", "EUR", &[("ann@elsewhere.example", RELAY_DENIED)]),
     row("2 a subdomain without match_subdomains", "EUR", &[("anna@sub.contoso.com", RELAY_DENIED)]),
     row("3 a subdomain follows its parent", "EUR", &[("any@host.relay.contoso.com", OK)]),
+    row(
+        "3 and has its connector",
+        "EUR",
+        &[("any@labs.contoso.com", OK), ("any@a.host.labs.contoso.com", OK)],
+    ),
     row("4 nobody of that name", "EUR", &[("nobody@contoso.com", UNKNOWN)]),
     row("4 nor at another allowed region", "NAM", &[("nobody@contoso.com", UNKNOWN)]),
     row("4 the wrong region tells nothing about users", "JPN", &[("nobody@contoso.com", ATTR35)]),
@@ -164,6 +171,7 @@ const TABLE: &[Row] = &[
     row("11 legacy listener", "legacy", &[("anna@contoso.com", ATTR35), ("nobody@contoso.com", ATTR35)]),
     row("12 home elsewhere, both allowed", "EUR", &[("ben@contoso.com", OK)]),
     row("12 a home that is not allowed is the default region", "EUR", &[("xena@contoso.com", OK)]),
+    row("12 and so is one that is nothing", "EUR", &[("yves@contoso.com", OK)]),
     row("13 an alias whose primary domain is another", "EUR", &[("zoe@contoso.com", OK)]),
     row(
         "14 a later recipient of another ingress region waits",
@@ -298,6 +306,13 @@ fn postmaster_is_taken_with_and_without_a_domain() {
     client.envelope("ann@sender.example", &recipients);
     assert!(client.data(letter("to the postmaster")).starts_with("250 "));
     edge.wait_for("anna@contoso.com", recipients.len());
+    // Our notices come from there, and are answered.
+    let own = "Postmaster@EDGE1.eur.example.net";
+    client.deliver("ann@sender.example", &[own], letter("to the notices' author"));
+    edge.wait_for("anna@contoso.com", recipients.len() + 1);
+    assert_eq!(edge.command(&["explain", own]).code, 0);
+    client.expect("MAIL FROM:<ann@sender.example>", "250 2.1.0 Sender OK");
+    client.expect("RCPT TO:<anna@edge1.eur.example.net>", RELAY_DENIED);
 }
 
 #[test]

@@ -331,7 +331,7 @@ fn by_address(facts: &ClientFacts<'_>, trail: &mut Trail) -> Option<Attributed> 
     let found = facts.network_connector()?;
     let Owned { tenant, connector } = found;
     let ip = facts.peer.ip;
-    if facts.sender_tenant().is_some() {
+    if facts.sender_tenant().is_some_and(|of_sender| of_sender.id == tenant.id) {
         trail.step("32", || {
             format!(
                 "address {ip} and sender: originating from tenant {} by connector {}",
@@ -359,20 +359,20 @@ impl ClientFacts<'_> {
     }
 
     /// The on-premises connector whose network the client is in and that sends for its sender: the sender's
-    /// own tenant's; for a sender of nobody's the most exact network's.
+    /// own tenant's before the most exact network's. A tenant's servers hand on what others hosted here sent.
     pub(super) fn network_connector(&self) -> Option<Owned<'_>> {
-        match self.sender_tenant() {
-            Some(tenant) => {
-                let ranked = on_premises(tenant, self)
-                    .filter_map(|connector| Some((connector.ip_specificity(self.peer.ip)?, connector)));
-                // Among equals the first in the file wins.
-                let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-                best.map(|(_, connector)| Owned { tenant, connector })
-            }
-            None => {
-                let OwnedConnector { tenant, connector } = self.at_address.as_ref()?;
-                Some(Owned { tenant, connector })
-            }
-        }
+        self.senders_network_connector().or_else(|| {
+            let OwnedConnector { tenant, connector } = self.at_address.as_ref()?;
+            Some(Owned { tenant, connector })
+        })
+    }
+
+    fn senders_network_connector(&self) -> Option<Owned<'_>> {
+        let tenant = self.sender_tenant()?;
+        let ranked = on_premises(tenant, self)
+            .filter_map(|connector| Some((connector.ip_specificity(self.peer.ip)?, connector)));
+        // Among equals the first in the file wins.
+        let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        best.map(|(_, connector)| Owned { tenant, connector })
     }
 }

@@ -267,16 +267,15 @@ fn last_place(
                 trail.step("4", || format!("{} is authoritative and has no user {recipient}", domain.name));
                 Err(Reason::UnknownRecipient)
             }
-            DomainKind::InternalRelay => match domain.tenant.outbound_connector_of_own(recipient.domain()) {
-                Some(connector) => {
-                    trail.step("5", || format!("no user {recipient}, and {} is internal-relay", domain.name));
-                    Ok(smart_host_place(&domain.tenant, connector, trail))
-                }
-                None => {
+            DomainKind::InternalRelay => {
+                let connector = domain.tenant.outbound_connector_below(&domain.name, recipient.domain());
+                let Some(connector) = connector else {
                     trail.step("19", || format!("internal-relay {} has no outbound connector", domain.name));
-                    Err(Reason::NoRoute)
-                }
-            },
+                    return Err(Reason::NoRoute);
+                };
+                trail.step("5", || format!("no user {recipient}, and {} is internal-relay", domain.name));
+                Ok(smart_host_place(&domain.tenant, connector, trail))
+            }
         },
     }
 }

@@ -502,6 +502,30 @@ fn rule_38_the_most_specific_connector_takes_it() {
     }
 }
 
+/// With rules 3 and 5: below an accepted domain its own connector counts, but for a more exact one.
+#[test]
+fn rule_38_below_an_accepted_domain_its_connector_counts() {
+    let owner = Tenant {
+        outbound_connectors: vec![
+            Arc::new(outbound("all", &["*"])),
+            Arc::new(outbound("parent", &["contoso.com"])),
+            Arc::new(outbound("site", &["*.site.contoso.com"])),
+        ],
+        ..tenant("EUR", &["EUR"])
+    };
+    for (accepted, domain, expected) in [
+        ("contoso.com", "contoso.com", "parent"),
+        ("contoso.com", "a.b.contoso.com", "parent"),
+        ("contoso.com", "a.site.contoso.com", "site"),
+        ("other.example", "a.other.example", "all"),
+    ] {
+        let (accepted, domain) =
+            (Domain::parse(accepted).expect(accepted), Domain::parse(domain).expect(domain));
+        let found = owner.outbound_connector_below(&accepted, &domain).expect("a connector");
+        assert_eq!(&*found.name, expected, "{domain}");
+    }
+}
+
 /// A tenant whose mail all passes its own servers, which hand it back as `from-hq`.
 fn centralised() -> Tenant {
     let partner = InboundConnector { kind: ConnectorKind::Partner, ..connector("bank", &[]) };

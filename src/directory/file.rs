@@ -460,11 +460,12 @@ fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, tab
     let primary = section.require("address", "the primary address", |entry| own(table, entry));
     let aliases = section.list("aliases", |entry| own(table, entry)).unwrap_or_default();
     let location = section.read("preferred_data_location", |entry| {
-        let text = entry.text()?;
-        if let Some((problem, expected)) = unusable_location(text, regions, tenant) {
+        // Even an empty one is only unknown: the default region holds (section 6).
+        let text: Box<str> = entry.text_as("a region code such as \"EUR\"", |text| Some(text.into()))?;
+        if let Some((problem, expected)) = unusable_location(&text, regions, tenant) {
             entry.warning(problem, expected);
         }
-        Some(Box::from(text))
+        Some(text)
     });
     let held = section.list("licenses", |entry| entry.word(&LICENSES));
     let Some(primary) = primary else { return };

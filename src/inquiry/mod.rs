@@ -168,14 +168,18 @@ impl Inquiry {
             Attribution::Incoming | Attribution::Originating { .. } => circumstances.door,
         };
         let circumstances = &Circumstances { door, ..circumstances.clone() };
-        let address = match asked {
-            Asked::Mailbox(address) => address.clone(),
-            Asked::Postmaster => own_postmaster(rules),
+        let to_node = match asked {
+            Asked::Postmaster => true,
+            // Notices come from there, so what answers them is taken; as anybody's own domain it has its own.
+            Asked::Mailbox(address) => {
+                is_own_postmaster(rules, address) && self.domain(address.domain()).await == Lookup::Absent
+            }
         };
-        if *asked == Asked::Postmaster
-            && circumstances.door == Door::Regular
-            && is_own_postmaster(rules, &address)
-        {
+        let address = match asked {
+            Asked::Mailbox(address) if !to_node => address.clone(),
+            Asked::Mailbox(_) | Asked::Postmaster => own_postmaster(rules),
+        };
+        if to_node && circumstances.door == Door::Regular && is_own_postmaster(rules, &address) {
             let place = own_store(rules, trail)?;
             let domain = address.domain().clone();
             let admitted = Admitted {

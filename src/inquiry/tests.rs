@@ -403,6 +403,7 @@ async fn rule_37_a_connector_that_requires_tls() {
         (secure, PlainText, "", ANNA, "MAIL tls-needed"),
         (secure, Tls(&[]), ANNA, FOREIGN, "contoso/secure, internet:foreign.example"),
         (secure, Tls(&[]), FOREIGN, ANNA, "incoming, store:EUR"),
+        ("198.18.0.20", PlainText, BOB, ANNA, "MAIL tls-needed"),
         // The network's other tenant does not ask for it.
         (secure, PlainText, BOB, FOREIGN, "fabrikam/shared, internet:foreign.example"),
         // A partner's connector speaks for the recipient's tenant.

@@ -70,6 +70,19 @@ impl Tenant {
         })
     }
 
+    /// The connector for a recipient in one of the tenant's own domains: what is written for the very name, else
+    /// what its accepted domain has, whose rules hold below it (rules 3 and 5).
+    pub fn outbound_connector_below(
+        &self,
+        accepted: &Domain,
+        domain: &Domain,
+    ) -> Option<&Arc<OutboundConnector>> {
+        let by_name = most_specific(self.outbound_connectors.iter(), |connector| {
+            connector.specificity(domain).filter(|specificity| *specificity > Specificity::Accepted)
+        });
+        by_name.or_else(|| self.outbound_connector_of_own(accepted))
+    }
+
     /// The connector for one of the tenant's own accepted domains: those for all of them come before `*`.
     pub fn outbound_connector_of_own(&self, domain: &Domain) -> Option<&Arc<OutboundConnector>> {
         most_specific(self.outbound_connectors.iter(), |connector| {

@@ -304,7 +304,8 @@ impl Lines {
 
     fn grow_line(&mut self, octets: usize) {
         self.line_length += octets;
-        if self.line_length > LINE_LIMIT {
+        // The CR at its end is counted here, and no part of it.
+        if self.line_length > LINE_LIMIT + 1 {
             self.inspection.find(BodyFault::LineTooLong);
         }
     }
@@ -536,7 +537,7 @@ mod tests {
 
     #[test]
     fn the_first_fault_is_reported_and_nothing_after_it_kept() {
-        let long = format!("{}\r\n.\r\n", "x".repeat(LINE_LIMIT));
+        let long = format!("{}\r\n.\r\n", "x".repeat(LINE_LIMIT + 1));
         for (input, fault) in [
             ("a\0b\nc\r\n.\r\n", BodyFault::BareLineEnding),
             ("a\0b\r\n.\r\n", BodyFault::Nul),
@@ -547,6 +548,18 @@ mod tests {
             assert_eq!(decoded.summary.fault, Some(fault));
             assert_eq!(decoded.content, b"");
             assert!(decoded.rest.is_some());
+        }
+    }
+
+    #[test]
+    fn a_line_may_have_64_kib_before_its_end() {
+        let fits = format!("{}\r\n", "x".repeat(LINE_LIMIT));
+        for line_endings in [LineEndings::Refuse, LineEndings::Normalize] {
+            for splits in [&[][..], &[LINE_LIMIT], &[LINE_LIMIT + 1]] {
+                let decoded = decode(rules(line_endings), format!("{fits}.\r\n").as_bytes(), splits);
+                assert_eq!(decoded.summary.fault, None);
+                assert_eq!(decoded.content, fits.as_bytes());
+            }
         }
     }
 
