@@ -16,6 +16,7 @@ use crate::smtp::reply::{Answer, Context, Reply, Texts};
 
 /// What is asked, as it was typed.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Question {
     /// The recipient: an address, or `postmaster`.
     pub rcpt: String,
@@ -32,6 +33,8 @@ pub struct Question {
     /// As if the client came through a legacy listener (rule 11).
     #[serde(default)]
     pub legacy: bool,
+    /// Answer as a node of this region would; whoever asks brings its rules.
+    pub region: Option<String>,
 }
 
 pub const fn nowhere() -> IpAddr {
@@ -64,15 +67,19 @@ pub struct Explanation {
 /// What is wrong with the question itself, all of it at once.
 pub type Problems = Vec<String>;
 
-pub async fn explain(inquiry: &Inquiry, texts: &Texts, question: &Question) -> Result<Explanation, Problems> {
+pub async fn explain(
+    inquiry: &Inquiry,
+    rules: &Rules,
+    texts: &Texts,
+    question: &Question,
+) -> Result<Explanation, Problems> {
     let (asked, sender) = match (question.asked(), question.sender()) {
         (Ok(asked), Ok(sender)) => (asked, sender),
         (asked, sender) => return Err([asked.err(), sender.err()].into_iter().flatten().collect()),
     };
-    let rules = inquiry.rules();
     let mut trail = Trail::on();
     let sender = sender.as_ref().map(Address::domain);
-    let (answer, via, place) = match question.decide(inquiry, &rules, &asked, sender, &mut trail).await {
+    let (answer, via, place) = match question.decide(inquiry, rules, &asked, sender, &mut trail).await {
         Ok((via, place)) => (Answer::from(Reply::RecipientOk), via, Some(place)),
         Err(reason) => (answer_for(&reason, &question.peer()), None, None),
     };

@@ -55,7 +55,43 @@ fn without_a_token_the_address_reads_and_changes_nothing() {
     // A browser that was lured here under a name of somebody's.
     let (code, body) = curl(&["--header", "Host: evil.example", &url("/v1/status")]);
     assert_eq!(code, "403", "{body}");
+    // A load balancer whose checks are HTTP/1.0 and name no host.
+    for path in ["/readyz", "/healthz", "/metrics"] {
+        let (code, body) = curl(&["--http1.0", "--header", "Host:", &url(path)]);
+        assert_eq!(code, "200", "{path}: {body}");
+    }
     edge.client().deliver("you@example.org", &["anna@contoso.com"], letter("it goes on"));
+}
+
+#[test]
+fn a_question_with_a_mistake_is_no_question_without_it() {
+    let edge = Edge::builder("EUR").directory(CONTOSO).start();
+    for (path, says) in [
+        ("/v1/trace?form=x@y.example", "unknown field `form`"),
+        ("/v1/trace?limit=0", "expected at least 1"),
+        ("/v1/trace?to=contoso.com", "expected an address, @domain or <>"),
+        ("/v1/explain?rcpt=anna@contoso.com&regoin=NAM", "unknown field `regoin`"),
+        ("/v1/explain?rcpt=anna@contoso.com&region=EU", "'EU' is not a region code"),
+        ("/v1/report/residency?domian=contoso.com", "unknown field `domian`"),
+        ("/v1/report/residency?since=noon", "expected 2h, 2026-11-20 or RFC 3339"),
+        ("/v1/report/verify?head=zz", "expected 8 to 64 hexadecimal digits"),
+        ("/v1/history?hours=1", "unknown field `hours`"),
+    ] {
+        let (code, body) = edge.api("GET", path, "");
+        assert!((code == 400 || code == 422) && body.contains(says), "{path}: {code} {body}");
+    }
+}
+
+#[test]
+fn explain_over_the_api_sees_with_another_regions_eyes_as_the_command_does() {
+    let edge = Edge::builder("EUR").directory(CONTOSO).start();
+    for region in ["EUR", "nam", "JPN"] {
+        let command = edge.command(&["explain", "anna@contoso.com", "--region", region, "--json"]).json();
+        let (code, body) = edge.api("GET", &format!("/v1/explain?rcpt=anna@contoso.com&region={region}"), "");
+        let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((code, &answer), (200, &command), "{region}");
+        assert_eq!(answer["node_region"], region.to_uppercase());
+    }
 }
 
 #[test]

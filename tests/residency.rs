@@ -131,6 +131,35 @@ fn every_kind_of_tampering_is_found_and_named() {
 }
 
 #[test]
+fn a_start_does_not_cover_up_that_the_end_of_the_chain_is_gone() {
+    for kept in [3, 0] {
+        let mut edge = Edge::builder("EUR").directory(CONTOSO).start();
+        edge.client().deliver("ann@sender.example", &["anna@contoso.com"], letter("one"));
+        edge.wait_for("anna@contoso.com", 1);
+        edge.stop();
+        let whole = fs::read_to_string(first_file(&edge)).expect("the chain");
+        let total = whole.lines().count();
+        assert!(total > kept + 1, "{whole}");
+        if kept == 0 {
+            fs::remove_file(first_file(&edge)).expect("our own folder");
+        } else {
+            let lines: Vec<&str> = whole.lines().take(kept).collect();
+            fs::write(first_file(&edge), lines.join("\n") + "\n").expect("our own folder");
+        }
+        edge.start();
+        for moment in ["while it runs", "after a stop"] {
+            let (code, verdict) = verify(&edge, &[]);
+            assert_eq!((code, &verdict["bad"]["what"]), (1, &"truncated".into()), "{moment}: {verdict:#}");
+            let says = verdict["bad"]["says"].as_str().unwrap_or_default();
+            assert!(says.contains(&format!("had come to record {} once", total - 1)), "{says}");
+            if moment == "while it runs" {
+                edge.stop();
+            }
+        }
+    }
+}
+
+#[test]
 fn after_a_kill_the_chain_goes_on_and_what_it_lacked_is_told_from_the_spool() {
     let at = free_address();
     let mut edge = Edge::builder("EUR").directory(CONTOSO).relay("NAM", at).start();

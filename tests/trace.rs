@@ -73,6 +73,7 @@ fn a_delivered_message_is_found_by_everything_that_is_known_of_it() {
         (&["--from", "@sender.example"][..], 2),
         (&["--from", "@other.example"], 0),
         (&["--to", "@contoso.com"], 2),
+        (&["--from", "<Ann@sender.example>"], 2),
         (&["--to", "ida@contoso.com"], 1),
         (&["--message-id", &message_id], 2),
         (&["--message-id", message_id.trim_matches(['<', '>'])], 2),
@@ -90,11 +91,42 @@ fn a_delivered_message_is_found_by_everything_that_is_known_of_it() {
     assert_eq!(history(&edge, &id), ["accepted", "delivered"]);
     let unknown = edge.command(&["trace", "00000000000000aa"]);
     assert_eq!(unknown.code, 1, "{unknown:#?}");
-    for bad in
-        [&["trace", "--status", "lost"][..], &["trace", "--since", "yesterday"], &["trace", "nonsense"]]
-    {
+    for bad in [
+        &["trace", "--status", "lost"][..],
+        &["trace", "--since", "yesterday"],
+        &["trace", "nonsense"],
+        &["trace", "--to", "contoso.com"],
+        &["trace", "--from", "anna"],
+        &["trace", "--limit", "0"],
+    ] {
         assert_eq!(edge.command(bad).code, 2, "{bad:?}");
     }
+}
+
+#[test]
+fn an_internationalised_domain_is_found_however_it_is_written() {
+    let directory = CONTOSO.replacen("contoso.com", "bücher.example", usize::MAX);
+    let edge = Edge::builder("EUR").directory(&directory).start();
+    let mut client = edge.client();
+    client.deliver("kurt@xn--bcher-kva.example", &["anna@xn--bcher-kva.example"], letter("one"));
+    wait_for(&edge, &["--to", "anna@xn--bcher-kva.example"], "delivered");
+    for arguments in [
+        ["--to", "anna@bücher.example"],
+        ["--to", "anna@BÜCHER.example"],
+        ["--to", "@bücher.example"],
+        ["--from", "kurt@bücher.example"],
+        ["--from", "@Bücher.Example"],
+    ] {
+        assert_eq!(trace(&edge, &arguments).len(), 1, "{arguments:?}");
+    }
+    for domain in ["bücher.example", "BÜCHER.example", "xn--bcher-kva.example"] {
+        let report = until("the audit has it", || {
+            let report = edge.command(&["report", "residency", "--domain", domain, "--json"]).json();
+            (report["messages"]["received"] == 1).then_some(report)
+        });
+        assert_eq!(report["passed_on"]["EUR"], 1, "{domain}: {report:#}");
+    }
+    assert_eq!(edge.command(&["report", "residency", "--domain", "no domain"]).code, 2);
 }
 
 #[test]

@@ -32,7 +32,7 @@ use crate::directory::{Directory, Register};
 use crate::explain;
 use crate::inquiry::Inquiry;
 use crate::limits::Limits;
-use crate::mail::Regions;
+use crate::mail::{Domain, Regions};
 use crate::net::ServerTls;
 use crate::queue::Queue;
 use crate::report::{self, Gauges, Reporter};
@@ -177,13 +177,19 @@ async fn openapi() -> Response {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Checked {
     head: Option<String>,
 }
 
 async fn verify(State(door): State<Arc<Door>>, Query(checked): Query<Checked>) -> Response {
+    if let Some(head) = checked.head.as_deref().filter(|head| !audit::is_head(head)) {
+        let why = format!("head: '{head}' is none; expected 8 to 64 hexadecimal digits");
+        return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
+    }
     let verifying = tokio::task::spawn_blocking(move || {
-        audit::verify(&door.state_dir.join("audit"), checked.head.as_deref())
+        let head = checked.head.map(|head| head.to_ascii_lowercase());
+        audit::verify(&door.state_dir.join("audit"), head.as_deref())
     });
     match verifying.await.expect("verifying does not panic") {
         Ok(verdict) => Json(verdict).into_response(),
@@ -295,8 +301,9 @@ async fn look_up(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ResidencyAsked {
-    domain: Option<String>,
+    domain: Option<Domain>,
     since: Option<String>,
 }
 
@@ -305,7 +312,8 @@ async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyA
     let since = match since.transpose() {
         Ok(since) => since.map(Timestamp::millis),
         Err(text) => {
-            return (StatusCode::UNPROCESSABLE_ENTITY, format!("since: '{text}' is no time")).into_response();
+            let why = format!("since: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339");
+            return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
         }
     };
     let asked = audit::Asked { domain: asked.domain, since };
@@ -321,13 +329,22 @@ async fn explain_recipient(
     Query(question): Query<explain::Question>,
 ) -> Response {
     let texts = door.texts.load_full();
-    match explain::explain(&door.inquiry, &texts, &question).await {
+    let mut rules = door.inquiry.rules();
+    if let Some(code) = question.region.as_deref().filter(|code| !code.is_empty()) {
+        let Some(region) = door.regions.find(code) else {
+            let why = format!("region: '{code}' is not a region code");
+            return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
+        };
+        rules = Arc::new((door.outside.in_force.load().seen_from)(region));
+    }
+    match explain::explain(&door.inquiry, &rules, &texts, &question).await {
         Ok(explanation) => Json(explanation).into_response(),
         Err(problems) => (StatusCode::UNPROCESSABLE_ENTITY, problems.join("\n")).into_response(),
     }
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Span {
     minutes: Option<usize>,
 }

@@ -109,7 +109,8 @@ impl Guard {
             .get(header::HOST)
             .and_then(|host| host.to_str().ok())
             .or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
-        let Some(host) = authority.map(host_of) else { return false };
+        // Browsers always name it; who does not is a load balancer that asks in HTTP/1.0.
+        let Some(host) = authority.map(host_of) else { return true };
         match host.parse::<IpAddr>() {
             Ok(ip) => ip == self.address || ip.is_loopback() || self.address.is_unspecified(),
             Err(_) => host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(&self.hostname),

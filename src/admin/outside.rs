@@ -21,6 +21,7 @@ use super::caller::Who;
 use crate::decision::Rules;
 use crate::delivery::{Line, Means, Question, Services, Trial, Troubled, Validation};
 use crate::dns::{self, Resolver, Tlsa};
+use crate::mail::Region;
 use crate::net::{ClientTls, Roots};
 use crate::onboarding::{self, Desk, OwnCertificates, Unanswered};
 
@@ -39,6 +40,8 @@ pub struct InForce {
     pub shown: serde_json::Value,
     /// What mail to next hops goes by.
     pub services: Arc<Services>,
+    /// The rules that a node of another region would go by.
+    pub seen_from: Box<dyn Fn(Region) -> Rules + Send + Sync>,
 }
 
 /// In force now, and the places of those who ask.

@@ -76,6 +76,7 @@ impl Chain {
     pub fn open(settings: Settings, now: Timestamp) -> io::Result<Self> {
         fs::create_dir_all(&settings.dir)?;
         let files = files(&settings.dir)?;
+        let last_synced = Head::read(&settings.dir);
         let mut tail = Tail::default();
         let (file, number) = match files.last() {
             Some(path) => {
@@ -103,6 +104,12 @@ impl Chain {
         };
         if tail.whole_bytes == 0 {
             chain.begin_file(now);
+        }
+        // What was synced cannot have been lost by a crash. From the next sync on the head knows nothing of it.
+        if let Some(had) = last_synced
+            .filter(|had| had.n > tail.head.n || (had.n == tail.head.n && had.hash != tail.head.hash))
+        {
+            chain.append(now, Event::Shortened { from: tail.head.n, had: had.n, hash: had.hash() });
         }
         chain.append(now, Event::Start { torn: tail.torn_bytes });
         chain.sync()?;
@@ -456,6 +463,8 @@ mod tests {
             let cut = whole.iter().rposition(|byte| *byte == b'{').expect("an entry");
             let cut = whole[..cut].iter().rposition(|byte| *byte == b'{').expect("another") + 5;
             fs::write(&path, &whole[..cut]).expect("our own folder");
+            // What a crash takes was never synced, so the head knows nothing of it.
+            fs::remove_file(folder.path().join("head")).expect("our own folder");
             assert_eq!(lacking(&settings, count, every), [count - 2, count - 1]);
             let verdict = crate::audit::verify(folder.path(), None).expect("readable");
             assert!(verdict.intact, "{verdict:?}");

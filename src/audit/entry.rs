@@ -36,6 +36,12 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "is_zero")]
         torn: u64,
     },
+    /// A start found the chain ending before record `from`, where `head` knew of `had` records, ending in `hash`.
+    Shortened {
+        from: u64,
+        had: u64,
+        hash: String,
+    },
     /// The daemon stopped in good order: nothing that was noted is missing.
     Stop,
     Received {

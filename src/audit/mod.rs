@@ -18,6 +18,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Whether it can be the hash of a record, or the beginning of one that says which.
+pub fn is_head(text: &str) -> bool {
+    (8..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The files of a chain in their order.
 fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();

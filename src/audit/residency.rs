@@ -9,12 +9,13 @@ use serde::Serialize;
 
 use super::entry::{Entry, Event, To, split};
 use super::files;
+use crate::mail::Domain;
 
 /// What is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Only recipients of this domain.
-    pub domain: Option<String>,
+    pub domain: Option<Domain>,
     /// Only what happened since then, in milliseconds since the Unix epoch.
     pub since: Option<i64>,
 }
@@ -126,7 +127,7 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
     if asked.since.is_some_and(|since| entry.at < since) {
         return;
     }
-    let wanted = |domain: &str| asked.domain.as_ref().is_none_or(|asked| asked.eq_ignore_ascii_case(domain));
+    let wanted = |domain: &str| asked.domain.as_ref().is_none_or(|asked| asked.as_str() == domain);
     match entry.event {
         Event::Received { id, by, disk, to, .. } => {
             let to: Vec<To> = to.into_iter().filter(|to| wanted(&to.domain)).collect();
@@ -190,6 +191,7 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
         | Event::Removed { .. }
         | Event::File { .. }
         | Event::Start { .. }
+        | Event::Shortened { .. }
         | Event::Stop
         | Event::Pruned { .. } => {}
     }

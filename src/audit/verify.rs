@@ -196,6 +196,17 @@ impl Walk {
                 .bad("edited", "its hash is not that of the record before and its own words".to_owned());
         }
         match &entry.event {
+            Event::Shortened { from, had, .. } if had > from => {
+                let says = format!(
+                    "the chain ended before record {from} when the daemon started, and had come to record {} once",
+                    had - 1
+                );
+                return self.bad("truncated", says);
+            }
+            Event::Shortened { from, hash, .. } => {
+                let says = format!("when the daemon started, record {from} followed another one than {hash}");
+                return self.bad("edited", says);
+            }
             Event::Start { torn } if *torn > 0 => self
                 .verdict
                 .notes

@@ -59,7 +59,7 @@ impl Explain {
         let resolver = Arc::new(Resolver::new(daemon::dns(&settings), Meter::default()));
         let inquiry = Inquiry::new(directory, rules, settings.directory.lookup_deadline, Clock::System)
             .asking(resolver);
-        let explanation = match explain(&inquiry, &texts, &self.question()).await {
+        let explanation = match explain(&inquiry, &inquiry.rules(), &texts, &self.question()).await {
             Ok(explanation) => explanation,
             Err(problems) => return refuse(problems),
         };
@@ -79,6 +79,7 @@ impl Explain {
             client_cert: self.client_cert.join(","),
             tls: self.tls,
             legacy: self.legacy,
+            region: self.region.clone(),
         }
     }
 

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use super::{Cli, MISTAKE, NO, YES, complain, print_json, state_dir};
 use crate::audit::{self, Asked, Residency, Verdict};
 use crate::clock::Clock;
+use crate::mail::Domain;
 use crate::trace::moment;
 
 #[derive(Debug, Subcommand)]
@@ -18,8 +19,8 @@ pub(super) enum Report {
 #[derive(Debug, Args)]
 pub(super) struct Wanted {
     /// Only recipients of this domain.
-    #[arg(long)]
-    domain: Option<String>,
+    #[arg(long, value_parser = Domain::parse)]
+    domain: Option<Domain>,
     /// Only since then: 2h (ago), 2026-11-20 or RFC 3339.
     #[arg(long)]
     since: Option<String>,
@@ -34,11 +35,7 @@ pub(super) struct Checked {
 
 fn hash(text: &str) -> Result<String, String> {
     let text = text.to_ascii_lowercase();
-    if text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        Ok(text)
-    } else {
-        Err("expected 8 to 64 hexadecimal digits".to_owned())
-    }
+    if audit::is_head(&text) { Ok(text) } else { Err("expected 8 to 64 hexadecimal digits".to_owned()) }
 }
 
 impl Report {

@@ -333,12 +333,14 @@ pub(super) fn in_force(
 ) -> admin::InForce {
     // Where there are no files, nobody is shown what stands in for them.
     let shown = identities.iter().take(settings.certificate_files().len());
+    let here = really(first, settings);
     admin::InForce {
         onboarding: settings.onboarding.clone(),
         certificates: shown.map(onboarding::record_of).collect(),
         dns: dns(settings),
-        shown: config::show_json(&really(first, settings)),
+        shown: config::show_json(&here),
         services: services.clone(),
+        seen_from: Box::new(move |region| rules_as_seen_from(&here, region)),
     }
 }
 

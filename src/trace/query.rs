@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::document::parse_duration;
-use crate::mail::{MessageId, SessionId};
+use crate::mail::{AddressPattern, MessageId, SessionId};
 
 use super::record::first_id;
 use super::segment::{
@@ -33,6 +33,7 @@ pub enum Error {
 
 /// What is asked, as the command line and the API write it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Question {
     /// An address, or `@domain`; `<>` for the null sender.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,6 +192,9 @@ const NAMES_PER_ROW: usize = 50;
 
 impl Plan {
     fn new(question: &Question, now: Timestamp) -> Result<Self, Error> {
+        if question.limit == Some(0) {
+            return Err(Error::Question("limit: is 0; expected at least 1".to_owned()));
+        }
         let mut plan = Self {
             terms: Vec::new(),
             status: None,
@@ -235,10 +239,10 @@ impl Plan {
             });
         }
         if let Some(address) = &question.to {
-            plan.address("r.address", address, Index::Address);
+            plan.address("to", "r.address", address, Index::Address)?;
         }
         if let Some(address) = &question.from {
-            plan.address("m.sender", address, Index::Sender);
+            plan.address("from", "m.sender", address, Index::Sender)?;
         }
         if let Some(message_id) = &question.message_id {
             let hash =
@@ -252,21 +256,28 @@ impl Plan {
         Ok(plan)
     }
 
-    fn address(&mut self, column: &str, asked: &str, index: Index) {
+    /// Domains are A-labels in the trace; a path may be asked for as it stands in a log, in its brackets.
+    fn address(&mut self, key: &str, column: &str, asked: &str, index: Index) -> Result<(), Error> {
         let asked = asked.trim();
-        let term = if asked == "<>" || asked.is_empty() {
-            Term::new(format!("{column} = ''"), Some(index))
-        } else if let Some(domain) = asked.strip_prefix('@') {
+        let bare = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
+        let exactly = |text: &str| Term::with(format!("{column} = ?"), Value::Text(turned(text)), index);
+        let term = match AddressPattern::parse(bare) {
+            Some(AddressPattern::Null) => Term::new(format!("{column} = ''"), Some(index)),
             // '[' is the first character after '@' where case does not count.
-            Term {
+            Some(AddressPattern::At(domain)) => Term {
                 sql: format!("{column} >= ? AND {column} < ?"),
                 values: vec![Value::Text(format!("{domain}@")), Value::Text(format!("{domain}["))],
                 index: Some(index),
+            },
+            Some(AddressPattern::One(address)) => exactly(&address.to_string()),
+            None if bare.eq_ignore_ascii_case("postmaster") => exactly(bare),
+            None => {
+                let why = format!("{key}: '{asked}' is none; expected an address, @domain or <>");
+                return Err(Error::Question(why));
             }
-        } else {
-            Term::with(format!("{column} = ?"), Value::Text(turned(asked)), index)
         };
         self.terms.push(term);
+        Ok(())
     }
 
     fn code(&mut self, asked: &str) -> Result<(), Error> {
