@@ -5,7 +5,9 @@ mod world;
 use std::time::Duration;
 
 use mail_parser::{MessageParser, MimeHeaders};
-use world::{Builder, CONTOSO, Edge, Letter, Sink, Stopwatch, free_address, holds_for, letter, until};
+use world::{
+    Builder, CONTOSO, Edge, Hop, Letter, Says, Sink, Stopwatch, free_address, holds_for, letter, until,
+};
 
 const IMPATIENT: &str = "[queue]\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"";
 /// Nothing is retried within a test: what happens at once, happens at once.
@@ -112,6 +114,41 @@ fn rule_83_what_is_too_old_goes_back_with_the_last_reply() {
 }
 
 #[test]
+fn rule_83_each_recipient_is_told_of_with_its_own_reply_after_a_restart_too() {
+    let hop = Hop::start(|asked| match asked {
+        "RCPT TO:<ben@contoso.com>" => Says::This("450 4.2.1 Mailbox busy"),
+        "RCPT TO:<bob@contoso.com>" => Says::This("451 4.7.1 Greylisted"),
+        _ => Says::Usual,
+    });
+    let mut edge = edge().relay("NAM", hop.address).with(IMPATIENT).start();
+    let mut client = edge.client();
+    client.deliver("anna@contoso.com", &["ben@contoso.com", "bob@contoso.com"], letter("two reasons"));
+    let id = until("a deferral", || {
+        edge.queue().first().filter(|row| row["last_reply"].is_string()).map(|row| row["id"].clone())
+    });
+    let told = |edge: &Edge| {
+        let words = ["queue", "show", id.as_str().expect("an id"), "--json"];
+        let shown: serde_json::Value = serde_json::from_str(&edge.command(&words).stdout).expect("JSON");
+        [0, 1].map(|index| shown["recipients"][index]["last_reply"]["text"].clone())
+    };
+    assert_eq!(told(&edge), ["Mailbox busy", "Greylisted"]);
+    edge.kill();
+    edge.configure("[queue]\nfirst_intervals = [\"15m\"]\nmax_interval = \"60m\"");
+    edge.start();
+    assert_eq!(told(&edge), ["Mailbox busy", "Greylisted"]);
+    edge.kill();
+    edge.configure("[queue]\nexpire_after = \"1s\"\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"");
+    edge.start();
+    let (status, _) = notice_parts(&edge.wait_for("anna@contoso.com", 1)[0]);
+    let of_each: Vec<&str> = status.split("Final-Recipient: ").skip(1).collect();
+    assert!(
+        of_each[0].starts_with("rfc822;ben@") && of_each[0].contains("450 4.2.1 Mailbox busy"),
+        "{status}"
+    );
+    assert!(of_each[1].starts_with("rfc822;bob@") && of_each[1].contains("451 4.7.1 Greylisted"), "{status}");
+}
+
+#[test]
 fn rule_83_holds_for_a_destination_that_never_answered() {
     let edge =
         edge().relay("NAM", free_address()).with(IMPATIENT).with("[queue]\nexpire_after = \"2s\"").start();
@@ -147,9 +184,9 @@ fn rule_87_a_sender_learns_once_that_a_message_is_late_if_it_wants_to() {
 #[test]
 fn rule_84_a_destination_that_comes_back_gets_its_backlog_in_the_order_received() {
     let at = free_address();
-    let edge = edge().relay("NAM", at).with(IMPATIENT).with("[queue]\nconnections_per_next_hop = 1").start();
+    let edge = edge().relay("NAM", at).with(IMPATIENT).start();
     let mut client = edge.client();
-    let senders: Vec<String> = (0..30).map(|number| format!("s{number}@sender.example")).collect();
+    let senders: Vec<String> = (0..200).map(|number| format!("s{number}@sender.example")).collect();
     for sender in &senders {
         client.deliver(sender, &["ben@contoso.com"], letter("waiting"));
     }
@@ -295,6 +332,23 @@ fn a_slow_store_keeps_its_own_mail_waiting_and_nobody_elses() {
     assert!(slow.taken().len() <= 1);
     edge.wait_for_empty_queue();
     assert_eq!(slow.taken().len(), 1);
+}
+
+#[test]
+fn a_message_that_a_next_hop_keeps_unanswered_holds_up_none_of_the_others() {
+    let hop = Hop::start(|asked| match asked {
+        ". RCPT TO:<ben@contoso.com>" => Says::Nothing,
+        _ => Says::Usual,
+    });
+    let edge = edge().relay("NAM", hop.address).start();
+    let mut client = edge.client();
+    client.deliver("ann@sender.example", &["ben@contoso.com"], letter("unanswered"));
+    until("the message in flight", || edge.queue().into_iter().find(|row| row["state"] == "in flight"));
+    for _ in 0..3 {
+        client.deliver("ann@sender.example", &["bob@contoso.com"], letter("on its way"));
+    }
+    assert_eq!(hop.wait_for(3), ["RCPT TO:<bob@contoso.com>"; 3]);
+    assert_eq!(edge.queue().len(), 1);
 }
 
 #[test]

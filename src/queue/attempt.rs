@@ -19,9 +19,9 @@ use crate::report::Event;
 use crate::report::notice::{self, Action, Fate};
 use crate::spool::{self, Content, End, NotStored, Notice, RecipientProgress};
 
-use super::job::Job;
+use super::job::{Job, Said};
 use super::lane::{Change, Health, Late};
-use super::{Core, Road, progress_of, reason_reply, undecided, verb};
+use super::{Core, Road, progress_of_all, reason_reply, undecided, verb};
 
 /// Rule 83.
 const EXPIRED: (Status, &str) = (Status::EXPIRED, "550 5.4.300 Message expired");
@@ -87,7 +87,8 @@ async fn next_job(core: &Arc<Core>, road: &Arc<Road>) -> Option<Job> {
         {
             let mut state = road.lock();
             let now = core.clock.now();
-            let connections = state.pace.connections(core.settings.load().connections_per_next_hop, now);
+            let (runnable, stalled) = (state.lane.runnable(now), state.lane.stalled(now));
+            let connections = core.connections(&mut state, runnable, stalled, now);
             if core.is_stopping() || state.workers > connections {
                 state.workers -= 1;
                 return None;
@@ -125,8 +126,20 @@ struct Result {
     delivered: Vec<(u32, RemoteReply, Handed)>,
     failed: Vec<(u32, RemoteReply)>,
     deferred: Vec<u32>,
-    /// The last word on what was deferred.
+    /// Why, of each of them.
+    said: Said,
+    /// The last word on any of them.
     reply: Option<RemoteReply>,
+}
+
+impl Result {
+    fn defer(&mut self, recipients: &[u32], reply: RemoteReply) {
+        for index in recipients {
+            self.said.note(*index, &reply);
+        }
+        self.deferred.extend_from_slice(recipients);
+        self.reply = Some(reply);
+    }
 }
 
 async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed>, mut job: Job) {
@@ -144,8 +157,7 @@ async fn carry(core: &Arc<Core>, road: &Arc<Road>, courier: &mut Option<Employed
                 health
             }
             Loaded::Later(reply) => {
-                result.deferred = std::mem::take(&mut job.recipients);
-                result.reply = Some(reply);
+                result.defer(&std::mem::take(&mut job.recipients), reply);
                 Health::Untried
             }
             Loaded::Damaged => {
@@ -182,7 +194,7 @@ async fn decide_again(
     let here = road.lock().lane.name.clone();
     let mut next_hop = None;
     let mut mailboxes = Mailboxes::default();
-    let mut leaving: Vec<(NextHop, u32)> = Vec::new();
+    let mut leaving: Vec<(u32, std::result::Result<NextHop, RemoteReply>)> = Vec::new();
     let mut staying = Vec::with_capacity(job.recipients.len());
     for index in std::mem::take(&mut job.recipients) {
         match core.way(&job.envelope, index).await {
@@ -191,32 +203,31 @@ async fn decide_again(
                 mailboxes.note(&job.envelope.recipients[index as usize].address, place.mailbox);
                 next_hop = Some(place.next_hop);
             }
-            Ok(place) => leaving.push((place.next_hop, index)),
+            Ok(place) => leaving.push((index, Ok(place.next_hop))),
             Err(reason @ (Reason::RelayDenied | Reason::UnknownRecipient)) => {
                 result.failed.push((index, reason_reply(&reason)));
             }
-            Err(reason) => {
-                result.reply = Some(reason_reply(&reason));
-                leaving.push((undecided(), index));
-            }
+            Err(reason) => leaving.push((index, Err(reason_reply(&reason)))),
         }
     }
-    for (to, index) in leaving {
-        let recipient = &job.envelope.recipients[index as usize].address;
-        let undecided = to.name == NextHopName::Undecided;
-        if !undecided {
-            core.note(&Event::Rerouted { id: job.id(), recipient, from: &here, to: &to.name });
-        }
+    for (index, to) in leaving {
         let mut part = job.part(vec![index]);
         part.content = None;
         part.next_attempt = now;
         part.unreached = false;
-        if undecided {
-            put_off(core, &mut part, result.reply.clone(), 1);
-            let reply = part.last.clone().expect("put_off keeps the reply");
-            note_deferred(core, &part, &to.name, &reply);
-            core.spool.record(part.id(), &[(index, progress_of(&part))]);
-        }
+        let to = match to {
+            Ok(to) => {
+                let recipient = &part.envelope.recipients[index as usize].address;
+                core.note(&Event::Rerouted { id: part.id(), recipient, from: &here, to: &to.name });
+                to
+            }
+            Err(reply) => {
+                put_off(core, &mut part, Said::of_all(Some(reply)), 1);
+                note_deferred(core, &part, &NextHopName::Undecided);
+                core.spool.record(part.id(), &progress_of_all(&part));
+                undecided()
+            }
+        };
         core.put(to, part, now);
     }
     job.recipients = staying;
@@ -260,8 +271,7 @@ async fn deliver(
     let by_mx = matches!(next_hop.name, NextHopName::Internet(_));
     if next_hop.endpoints.is_empty() && !by_mx {
         let reply = RemoteReply::ours("", Status::new(4, 4, 4), "no endpoint is configured");
-        result.deferred.clone_from(&job.recipients);
-        result.reply = Some(reply);
+        result.defer(&job.recipients, reply);
         // Nobody was asked: nothing is known of that destination, and there is nothing to warn of.
         return Health::Untried;
     }
@@ -295,8 +305,7 @@ async fn deliver(
                 } else {
                     Health::Works { took: Vec::new() }
                 };
-                result.deferred.append(&mut recipients);
-                result.reply = Some(reply);
+                result.defer(&recipients, reply);
                 return health;
             }
         };
@@ -305,10 +314,7 @@ async fn deliver(
             match outcome {
                 Outcome::Delivered(reply, handed) => result.delivered.push((index, reply, handed)),
                 Outcome::Failed(reply) => result.failed.push((index, reply)),
-                Outcome::Deferred(reply) => {
-                    result.deferred.push(index);
-                    result.reply = Some(reply);
-                }
+                Outcome::Deferred(reply) => result.defer(&[index], reply),
                 Outcome::Postponed(_) => again.push(index),
             }
         }
@@ -372,11 +378,10 @@ async fn conclude(
     let left = if job.recipients.is_empty() {
         None
     } else {
-        put_off(core, &mut job, result.reply.clone(), waiting);
+        put_off(core, &mut job, std::mem::take(&mut result.said), waiting);
         job.unreached = health == Health::Unreached;
-        let reply = job.last.clone().unwrap_or_else(|| reason_reply(&Reason::Overloaded));
-        note_deferred(core, &job, &name, &reply);
-        changes.extend(job.recipients.iter().map(|index| (*index, progress_of(&job))));
+        note_deferred(core, &job, &name);
+        changes.extend(progress_of_all(&job));
         Some(())
     };
     if !changes.is_empty() {
@@ -430,16 +435,17 @@ fn settle(
 }
 
 /// One more attempt without a final answer: the next one is due after a longer wait (rule 82).
-fn put_off(core: &Core, job: &mut Job, reply: Option<RemoteReply>, waiting: usize) {
+fn put_off(core: &Core, job: &mut Job, said: Said, waiting: usize) {
     let settings = core.settings.load();
     job.attempts += 1;
     job.interval = settings.backoff.interval(job.attempts, job.interval, waiting, job.priority());
     job.next_attempt = core.clock.now().plus(job.interval);
-    job.last = reply.or(job.last.take());
+    job.said = said;
 }
 
-fn note_deferred(core: &Core, job: &Job, next_hop: &NextHopName, reply: &RemoteReply) {
+fn note_deferred(core: &Core, job: &Job, next_hop: &NextHopName) {
     for index in &job.recipients {
+        let reply = job.said.of(*index).expect("it was put off for a reason");
         let recipient = &job.envelope.recipients[*index as usize].address;
         let (attempts, next_attempt) = (job.attempts, job.next_attempt);
         core.note(&Event::Deferred { id: job.id(), recipient, next_hop, reply, attempts, next_attempt });
@@ -456,13 +462,14 @@ fn ended(end: End, attempts: u32, now: Timestamp, reply: &RemoteReply) -> Recipi
     }
 }
 
-/// Rule 83: the message is too old.
+/// Rule 83: the message is too old. `last`: what was last said there of any, when nothing was said of it.
 pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last: &RemoteReply) {
     let now = core.clock.now();
     let mut changes = Vec::new();
     let mut news = Vec::new();
     for index in &job.recipients {
         let recipient = &job.envelope.recipients[*index as usize].address;
+        let last = job.said.of(*index).unwrap_or(last);
         core.note(&Event::Expired {
             id: job.id(),
             recipient,
@@ -486,11 +493,11 @@ pub(super) async fn expire(core: &Arc<Core>, name: &NextHopName, job: Job, last:
 pub(super) async fn give_back(core: &Arc<Core>, name: &NextHopName, job: Job, reason: &str) {
     let now = core.clock.now();
     let nobody = || RemoteReply::ours("", GIVEN_BACK, "no attempt was made");
-    let last = job.last.clone().unwrap_or_else(nobody);
     let mut changes = Vec::new();
     let mut news = Vec::new();
     for index in &job.recipients {
         let recipient = &job.envelope.recipients[*index as usize].address;
+        let last = job.said.of(*index).cloned().unwrap_or_else(nobody);
         let reply = RemoteReply::ours("", GIVEN_BACK, format!("returned by the operator: {reason}"));
         core.note(&Event::Failed {
             id: job.id(),
@@ -504,7 +511,7 @@ pub(super) async fn give_back(core: &Arc<Core>, name: &NextHopName, job: Job, re
             index: *index,
             action: Action::Failed,
             verdict: Some((GIVEN_BACK, reason.to_owned().into())),
-            reply: last.clone(),
+            reply: last,
             attempted_at: job.attempted_at(),
         });
     }
@@ -514,16 +521,15 @@ pub(super) async fn give_back(core: &Arc<Core>, name: &NextHopName, job: Job, re
 /// Rule 87: the sender learns that a message is late, once, if it wants to; attempts go on.
 pub(super) async fn tell_late(core: &Arc<Core>, late: Late, last: &RemoteReply) {
     let until = core.settings.load().backoff.expires_at(late.ages_from);
-    let changes = late.recipients.iter().map(|index| (*index, late.progress.clone())).collect();
-    let tell = |index: &u32| News {
+    let tell = |(index, _): &(u32, RecipientProgress)| News {
         index: *index,
         action: Action::Delayed { until },
         verdict: None,
-        reply: last.clone(),
+        reply: late.said.of(*index).unwrap_or(last).clone(),
         attempted_at: late.attempted_at,
     };
-    let news = late.recipients.iter().map(tell).collect();
-    end(core, &late.envelope, news, changes, None).await;
+    let news = late.progress.iter().map(tell).collect();
+    end(core, &late.envelope, news, late.progress, None).await;
 }
 
 /// What became of one recipient, for the sender to know.

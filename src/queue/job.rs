@@ -23,7 +23,7 @@ pub(super) struct Job {
     pub next_attempt: Timestamp,
     /// The last attempt did not reach the next hop: due as soon as that is back, whatever was scheduled.
     pub unreached: bool,
-    pub last: Option<RemoteReply>,
+    pub said: Said,
     /// The sender knows that it is late (rule 87).
     pub delay_notified: bool,
     /// What the operator ordered about it: seldom anything.
@@ -38,6 +38,46 @@ pub(super) struct Orders {
     /// How long it was held before: that time is not held against it.
     pub grace: Duration,
     pub priority: Option<Priority>,
+}
+
+/// What the next hop last said of each recipient: nearly always the same of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    of_most: Option<RemoteReply>,
+    of_others: Vec<(u32, RemoteReply)>,
+}
+
+impl Said {
+    pub(super) fn of_all(reply: Option<RemoteReply>) -> Self {
+        Self { of_most: reply, of_others: Vec::new() }
+    }
+
+    pub(super) fn of(&self, recipient: u32) -> Option<&RemoteReply> {
+        let other = self.of_others.iter().find(|(index, _)| *index == recipient);
+        other.map(|(_, reply)| reply).or(self.of_most.as_ref())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_most.is_none() && self.of_others.is_empty()
+    }
+
+    pub(super) fn note(&mut self, recipient: u32, reply: &RemoteReply) {
+        self.of_others.retain(|(index, _)| *index != recipient);
+        if self.is_empty() {
+            self.of_most = Some(reply.clone());
+        } else if self.of_most.as_ref() != Some(reply) {
+            self.of_others.push((recipient, reply.clone()));
+        }
+    }
+
+    /// Takes in what was said of their recipients; ours keep what was said of them.
+    fn merge(&mut self, ours: &[u32], theirs: &Self, recipients: &[u32]) {
+        for recipient in recipients.iter().filter(|recipient| !ours.contains(recipient)) {
+            if let Some(reply) = theirs.of(*recipient).filter(|reply| self.of_most.as_ref() != Some(reply)) {
+                self.of_others.push((*recipient, reply.clone()));
+            }
+        }
+    }
 }
 
 impl Job {
@@ -95,7 +135,7 @@ impl Job {
             interval: self.interval,
             next_attempt: self.next_attempt,
             unreached: self.unreached,
-            last: self.last.clone(),
+            said: self.said.clone(),
             delay_notified: self.delay_notified,
             orders: self.orders.clone(),
         }
@@ -115,6 +155,7 @@ impl Job {
     /// Takes in the recipients of a job of the same message, as when two ways become one.
     pub(super) fn merge(&mut self, other: Job) {
         debug_assert_eq!(self.id(), other.id(), "only one message's jobs merge");
+        self.said.merge(&self.recipients, &other.said, &other.recipients);
         self.recipients.extend(other.recipients);
         self.recipients.sort_unstable();
         self.recipients.dedup();
@@ -123,7 +164,6 @@ impl Job {
         self.unreached |= other.unreached;
         self.delay_notified &= other.delay_notified;
         self.content = self.content.take().or(other.content);
-        self.last = self.last.take().or(other.last);
         if let Some(theirs) = other.orders {
             let ours = self.orders();
             ours.grace = ours.grace.max(theirs.grace);

@@ -13,13 +13,16 @@ use crate::mail::{Address, Envelope, MessageId, NextHopName, Priority, RemoteRep
 use crate::spool::RecipientProgress;
 
 use super::backoff::Backoff;
-use super::job::Job;
+use super::job::{Job, Said};
 use super::ready::Ready;
 use super::verb::Verb;
 
 /// So many different recipients put off in a row, and the destination itself counts as unwell: one full
 /// mailbox never closes the road for the others.
 const UNWELL_AFTER: usize = 3;
+
+/// An attempt that has taken so long has come to a standstill, as far as the others are concerned.
+const STALLED: Duration = Duration::from_secs(2);
 
 /// Beyond any configured number of connections.
 const RUNNABLE_COUNTED: usize = 4096;
@@ -41,9 +44,8 @@ pub(super) enum Road {
 #[derive(Debug)]
 pub(super) struct Late {
     pub(super) envelope: Arc<Envelope>,
-    pub(super) recipients: Vec<u32>,
-    pub(super) progress: RecipientProgress,
-    pub(super) last: Option<RemoteReply>,
+    pub(super) progress: Vec<(u32, RecipientProgress)>,
+    pub(super) said: Said,
     pub(super) attempted_at: Option<Timestamp>,
     pub(super) ages_from: Timestamp,
 }
@@ -52,9 +54,8 @@ impl Late {
     fn of(job: &Job) -> Self {
         Self {
             envelope: job.envelope.clone(),
-            recipients: job.recipients.clone(),
-            progress: super::progress_of(job),
-            last: job.last.clone(),
+            progress: super::progress_of_all(job),
+            said: job.said.clone(),
             attempted_at: job.attempted_at(),
             ages_from: job.ages_from(),
         }
@@ -68,14 +69,15 @@ pub(super) struct Flight {
     pub(super) recipients: Vec<u32>,
     pub(super) bytes: u64,
     pub(super) attempts: u32,
+    since: Timestamp,
     /// What is to become of what the attempt leaves.
     pub(super) order: Option<(Verb, Vec<u32>)>,
 }
 
 impl Flight {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, since: Timestamp) -> Self {
         let (recipients, bytes, attempts) = (job.recipients.clone(), job.bytes, job.attempts);
-        Self { envelope: job.envelope.clone(), recipients, bytes, attempts, order: None }
+        Self { envelope: job.envelope.clone(), recipients, bytes, attempts, since, order: None }
     }
 }
 
@@ -277,7 +279,7 @@ impl Lane {
             *probing = true;
         }
         let job = self.ready.remove(id)?;
-        self.in_flight.insert(id, Flight::of(&job));
+        self.in_flight.insert(id, Flight::of(&job, now));
         Some(*job)
     }
 
@@ -431,7 +433,7 @@ impl Lane {
         let ids: Vec<MessageId> = self
             .waiting
             .values()
-            .filter(|job| job.last.is_some() && which(job))
+            .filter(|job| !job.said.is_empty() && which(job))
             .map(|job| job.id())
             .collect();
         for id in ids {
@@ -504,6 +506,11 @@ impl Lane {
         }
     }
 
+    /// How many have been with a worker for so long that the others should not wait for it.
+    pub(super) fn stalled(&self, now: Timestamp) -> usize {
+        self.in_flight.values().filter(|flight| now.since(flight.since) >= STALLED).count()
+    }
+
     /// Takes everything that no worker has, for the way on to be decided again.
     pub(super) fn take_all(&mut self) -> Vec<Job> {
         self.due.clear();
@@ -542,10 +549,10 @@ impl Lane {
         self.last.as_ref()
     }
 
-    /// What the sender of a message that expires or waits here is told: what the next hop last said of it,
-    /// or of any.
-    pub(super) fn last_word(&self, of_job: Option<&RemoteReply>) -> RemoteReply {
-        of_job.or(self.last.as_ref()).cloned().unwrap_or_else(|| {
+    /// What the sender of a message that expires or waits here is told when nothing was said of it: what
+    /// the next hop last said of any.
+    pub(super) fn last_word(&self) -> RemoteReply {
+        self.last.clone().unwrap_or_else(|| {
             RemoteReply::ours("", Status::new(4, 4, 1), "no attempt reached the next hop".to_owned())
         })
     }
@@ -586,7 +593,7 @@ fn call(address: &Address) -> u64 {
 
 /// The recipients whose mailbox a job waits for: those that were put off at least once.
 fn callers(job: &Job) -> impl Iterator<Item = u64> {
-    let recipients = if job.last.is_some() { &job.recipients[..] } else { &[] };
+    let recipients = if job.said.is_empty() { &[] } else { &job.recipients[..] };
     recipients.iter().map(|index| call(&job.envelope.recipients[*index as usize].address))
 }
 
@@ -621,7 +628,7 @@ mod tests {
             interval: Duration::ZERO,
             next_attempt: at(0),
             unreached: false,
-            last: None,
+            said: Said::default(),
             delay_notified: false,
             orders: None,
         }
@@ -648,7 +655,7 @@ mod tests {
         job.attempts += 1;
         job.interval = Duration::from_secs(interval);
         job.next_attempt = next;
-        job.last = Some(reply());
+        job.said = Said::of_all(Some(reply()));
         job
     }
 

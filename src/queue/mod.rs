@@ -34,7 +34,7 @@ use crate::mail::{Envelope, Filter, MessageId, NextHop, NextHopName, RemoteReply
 use crate::report::{Event, Reporter, notice};
 use crate::spool::{Accepted, RecipientProgress, RecoveredMessage, Spool};
 
-use job::{Job, Orders};
+use job::{Job, Orders, Said};
 use lane::{Lane, Late};
 use pace::Pace;
 
@@ -170,7 +170,7 @@ impl Queue {
                     interval: Duration::from_secs(progress.interval_s),
                     next_attempt: progress.next_attempt,
                     unreached: progress.unreached,
-                    last: progress.last.clone(),
+                    said: Said::of_all(progress.last.clone()),
                     delay_notified: progress.delay_notified,
                     orders: orders_of(progress),
                 };
@@ -315,7 +315,7 @@ impl Core {
             interval: Duration::ZERO,
             next_attempt: now,
             unreached: false,
-            last: None,
+            said: Said::default(),
             delay_notified: false,
             orders: None,
         };
@@ -394,7 +394,7 @@ impl Core {
         let mut held = self.holds.split(&destination.to_string(), job, now)?;
         held.content = None;
         held.orders().held_since = Some(now);
-        self.spool.record(held.id(), &verb::progress_of_all(&held));
+        self.spool.record(held.id(), &progress_of_all(&held));
         verb::tell(self, &held, &Verb::Hold);
         Some(held)
     }
@@ -422,14 +422,24 @@ impl Core {
     }
 
     /// Whether a worker more is worth its connection: none is idle, and jobs pile up behind those that
-    /// work. Counts the new one at once.
+    /// work, or wait for one that has come to a standstill. Counts the new one at once.
     fn takes_on(&self, state: &mut RoadState, now: Timestamp) -> bool {
-        let limit = state.pace.connections(self.settings.load().connections_per_next_hop, now);
-        let wanted = state.lane.runnable(now).div_ceil(4).min(limit);
         let may = !self.is_stopping() && !self.recovering.load(Ordering::Acquire);
-        let start = may && state.idle == 0 && state.workers < wanted;
+        let runnable = state.lane.runnable(now);
+        if !may || state.idle > 0 || runnable == 0 {
+            return false;
+        }
+        let stalled = state.lane.stalled(now);
+        let limit = self.connections(state, runnable, stalled, now);
+        let start = state.workers < (stalled + runnable.div_ceil(4)).min(limit);
         state.workers += usize::from(start);
         start
+    }
+
+    /// How many workers the lane may have.
+    fn connections(&self, state: &mut RoadState, runnable: usize, stalled: usize, now: Timestamp) -> usize {
+        let ceiling = self.settings.load().connections_per_next_hop;
+        state.pace.connections(ceiling, runnable, stalled, now)
     }
 
     fn start_worker(self: &Arc<Self>, road: &Arc<Road>) {
@@ -457,35 +467,29 @@ impl Core {
     async fn keep(self: Arc<Self>, road: Arc<Road>) {
         /// A step of the wall clock is noticed within this time.
         const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+        /// While some could go: whoever has them in his hands may have come to a standstill.
+        const STANDSTILL_SLEEP: Duration = Duration::from_secs(1);
         let mut stopping = self.stopping.subscribe();
         loop {
             let now = self.clock.now();
-            let (expired, late, wake, name) = {
+            let (expired, late, last, wake, name) = {
                 let mut state = road.lock();
-                let expired = state.lane.take_expired(now);
-                let replies: Vec<RemoteReply> =
-                    expired.iter().map(|job| state.lane.last_word(job.last.as_ref())).collect();
-                let expired: Vec<(Job, RemoteReply)> = expired.into_iter().zip(replies).collect();
+                let expired: Vec<Job> = state.lane.take_expired(now);
                 let late: Vec<Late> = state.lane.take_late(now);
-                let late: Vec<(Late, RemoteReply)> = late
-                    .into_iter()
-                    .map(|late| {
-                        let reply = state.lane.last_word(late.last.as_ref());
-                        (late, reply)
-                    })
-                    .collect();
-                (expired, late, state.lane.next_wake(), state.lane.name.clone())
+                (expired, late, state.lane.last_word(), state.lane.next_wake(), state.lane.name.clone())
             };
-            for (late, reply) in late {
-                attempt::tell_late(&self, late, &reply).await;
+            for late in late {
+                attempt::tell_late(&self, late, &last).await;
             }
-            for (job, reply) in expired {
-                attempt::expire(&self, &name, job, &reply).await;
+            for job in expired {
+                attempt::expire(&self, &name, job, &last).await;
             }
+            let mut longest = LONGEST_SLEEP;
             if road.lock().lane.runnable(now) > 0 {
                 self.wake_worker(&road);
+                longest = STANDSTILL_SLEEP;
             }
-            let pause = wake.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
+            let pause = wake.map_or(longest, |at| at.since(now).min(longest));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = road.changed.notified() => continue,
@@ -548,14 +552,18 @@ fn reason_reply(reason: &Reason) -> RemoteReply {
 }
 
 /// What the spool keeps of a job that waits.
-fn progress_of(job: &Job) -> RecipientProgress {
+fn progress_of_all(job: &Job) -> Vec<(u32, RecipientProgress)> {
+    job.recipients.iter().map(|index| (*index, progress_of(job, *index))).collect()
+}
+
+fn progress_of(job: &Job, recipient: u32) -> RecipientProgress {
     RecipientProgress {
         end: None,
         attempts: job.attempts,
         interval_s: job.interval.as_secs(),
         next_attempt: job.next_attempt,
         unreached: job.unreached,
-        last: job.last.clone(),
+        last: job.said.of(recipient).cloned(),
         delay_notified: job.delay_notified,
         held_since: job.orders.as_ref().and_then(|orders| orders.held_since),
         grace_s: job.orders.as_ref().map_or(0, |orders| orders.grace.as_secs()),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::job::Job;
-use super::{Core, Queue, Road, attempt, progress_of};
+use super::{Core, Queue, Road, attempt, progress_of_all};
 use crate::clock::Timestamp;
 use crate::mail::{Envelope, Filter, MessageId, NextHopName, Priority};
 use crate::report::Event;
@@ -282,10 +282,6 @@ fn put_back(road: &Road, verb: &Verb, shelf: Shelf, job: Job, now: Timestamp) {
 }
 
 /// Each of the recipients with what the spool keeps of the job.
-pub(super) fn progress_of_all(job: &Job) -> Vec<(u32, RecipientProgress)> {
-    job.recipients.iter().map(|index| (*index, progress_of(job))).collect()
-}
-
 async fn end_all(core: &Arc<Core>, verb: &Verb, ending: Vec<(NextHopName, Job)>) {
     let mut under_way = JoinSet::new();
     for (name, job) in ending {

@@ -94,7 +94,7 @@ impl MessageView {
     }
 
     fn waiting(lane: &Lane, job: &Job) -> Self {
-        let orders = job.orders.as_ref();
+        let (orders, first) = (job.orders.as_ref(), job.recipients.first());
         Self {
             state: "waiting",
             bytes: job.bytes,
@@ -102,7 +102,7 @@ impl MessageView {
             next_attempt: Some(next_attempt(lane, job).to_string()),
             held_since: orders.and_then(|orders| orders.held_since).map(|since| since.to_string()),
             priority: orders.and_then(|orders| orders.priority).map(Priority::word),
-            last_reply: job.last.as_ref().or(lane.last()).map(|reply| reply.line()),
+            last_reply: first.and_then(|index| job.said.of(*index)).or(lane.last()).map(|reply| reply.line()),
             ..Self::of(lane, &job.envelope, &job.recipients)
         }
     }
@@ -225,7 +225,7 @@ impl MessageDetail {
                 row.held_since = orders.and_then(|orders| orders.held_since).map(|since| since.to_string());
                 row.priority = orders.and_then(|orders| orders.priority).map(Priority::word);
                 row.delay_notified = job.delay_notified;
-                row.last_reply = job.last.as_ref().or(lane.last()).map(ReplyView::of);
+                row.last_reply = job.said.of(*index).or(lane.last()).map(ReplyView::of);
                 // What is held neither goes nor grows old.
                 if !job.is_held() {
                     row.next_attempt = Some(next_attempt(lane, job).to_string());

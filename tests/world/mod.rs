@@ -1,6 +1,6 @@
 //! World: real processes on loopback, one small world a test.
 //!
-//! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink,
+//! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink, `Hop` a next hop that answers as it is told,
 //! `Dovecot` an LMTP store, `Postfix` an organisation's own server, `Nameserver` a knotd, `Slapd` an LDAP server, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
 //! has its own folder and its own loopback address, and is killed when dropped.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
@@ -11,6 +11,7 @@ mod browser;
 mod client;
 mod dovecot;
 mod edge;
+mod hop;
 mod letter;
 mod nameserver;
 mod pages;
@@ -32,6 +33,7 @@ pub use browser::Browser;
 pub use client::{Client, swaks, told, until_told};
 pub use dovecot::Dovecot;
 pub use edge::{Builder, Command, Edge};
+pub use hop::{Hop, Says};
 pub use letter::{Letter, letter, subject_of};
 pub use nameserver::{Nameserver, Unbound, Zone};
 pub use pages::{Pages, ok};
