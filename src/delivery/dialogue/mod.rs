@@ -785,6 +785,8 @@ impl Transaction {
     fn outcomes(self) -> Vec<Outcome> {
         let nobody_accepted = self.accepted == 0;
         let settled = |outcome: Option<Outcome>| match outcome.expect("every recipient was settled") {
+            // A 552 to the first of them is about no number of recipients: a full mailbox (rule 81).
+            Outcome::Postponed(reply) if nobody_accepted && reply.code == 552 => Outcome::Failed(reply),
             // At once only if the next hop took others; else it would be asked for ever (rule 88).
             Outcome::Postponed(reply) if nobody_accepted => Outcome::Deferred(reply),
             other => other,

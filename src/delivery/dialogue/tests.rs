@@ -233,6 +233,10 @@ fn transactions_by_what_is_offered() {
             PLAIN,
             "> deliver\nC: MAIL FROM:<s@a.example>\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 452 4.5.3 full\nC: RCPT TO:<q@b.example>\nS: 452 4.5.3 full\n= finished deferred (452 4.5.3 full), deferred (452 4.5.3 full)",
         ),
+        (
+            PLAIN,
+            "> deliver\nC: MAIL FROM:<s@a.example>\nS: 250 ok\nC: RCPT TO:<r@b.example>\nS: 552 mailbox full\nC: RCPT TO:<q@b.example>\nS: 452 4.5.3 full\n= finished failed (552 mailbox full), deferred (452 4.5.3 full)",
+        ),
         // A refused sender: the message's fault, or the connection's.
         (
             PLAIN,
