@@ -243,8 +243,7 @@ impl Tail {
         tail.head = end.head.unwrap_or_default();
         (tail.whole_bytes, tail.torn_bytes) = (end.whole_bytes, end.torn_bytes);
         // The moments before the crash may lie in the file before; so may the head, if it came just then.
-        if end.is_whole_file
-            && end.entries.iter().all(|entry| entry.event != Kind::Start)
+        if !end.reaches_back()
             && let [.., before, _] = files
         {
             let mut earlier = End::read(before)?;
@@ -254,15 +253,10 @@ impl Tail {
             earlier.entries.append(&mut end.entries);
             end.entries = earlier.entries;
         }
-        if let Some(last) = end.entries.last().filter(|last| last.event != Kind::Stop) {
-            let since = last.at - UNSURE_MILLIS;
-            tail.unsure_since = Some(since);
-            tail.known = end
-                .entries
-                .into_iter()
-                .filter(|entry| entry.at >= since - UNSURE_MILLIS)
-                .filter_map(|entry| entry.tells_of)
-                .collect();
+        tail.unsure_since = end.unsure_since();
+        if let Some(since) = tail.unsure_since {
+            let entries = end.entries.into_iter().filter(|entry| entry.at >= since - UNSURE_MILLIS);
+            tail.known = entries.filter_map(|entry| entry.tells_of).collect();
         }
         Ok(tail)
     }
@@ -279,10 +273,13 @@ struct Brief {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Kind {
+    File,
     Start,
     Stop,
     Received,
     Recovered,
+    Pruned,
+    Shortened,
     #[serde(other)]
     Another,
 }
@@ -294,7 +291,6 @@ struct End {
     head: Option<Head>,
     whole_bytes: u64,
     torn_bytes: u64,
-    is_whole_file: bool,
 }
 
 impl End {
@@ -305,11 +301,7 @@ impl End {
         let mut step = FIRST_STEP;
         while step < length {
             let end = Self::read_from(path, length - step)?;
-            let newest = end.entries.iter().map(|entry| entry.at).max();
-            let oldest = end.entries.iter().map(|entry| entry.at).min();
-            if let (Some(oldest), Some(newest)) = (oldest, newest)
-                && oldest < newest - 2 * UNSURE_MILLIS
-            {
+            if end.reaches_back() {
                 return Ok(end);
             }
             step *= 4;
@@ -317,16 +309,34 @@ impl End {
         Self::read_from(path, 0)
     }
 
+    /// When entries may be missing since. What a start writes down ends no doubt: a crash may have cut it off
+    /// before all that was recovered was told.
+    fn unsure_since(&self) -> Option<i64> {
+        match self.entries.last()?.event {
+            Kind::Stop => None,
+            _ => Some(self.last_of_a_run().unwrap_or_else(|| self.entries[0].at - UNSURE_MILLIS)),
+        }
+    }
+
+    /// The doubt's beginning, when the entry that sets it is among these.
+    fn last_of_a_run(&self) -> Option<i64> {
+        let of_a_start = |kind| {
+            matches!(kind, Kind::File | Kind::Start | Kind::Recovered | Kind::Pruned | Kind::Shortened)
+        };
+        let last = self.entries.iter().rfind(|entry| !of_a_start(entry.event))?;
+        Some(if last.event == Kind::Stop { last.at } else { last.at - UNSURE_MILLIS })
+    }
+
+    /// Whether all is among these that was told since the doubt's beginning.
+    fn reaches_back(&self) -> bool {
+        let since = self.last_of_a_run();
+        since.is_some_and(|since| self.entries.iter().any(|entry| entry.at < since - UNSURE_MILLIS))
+    }
+
     /// The entries that begin at this octet or behind it.
     fn read_from(path: &Path, start: u64) -> io::Result<Self> {
         let mut file = File::open(path)?;
-        let mut end = Self {
-            entries: Vec::new(),
-            head: None,
-            whole_bytes: start,
-            torn_bytes: 0,
-            is_whole_file: start == 0,
-        };
+        let mut end = Self { entries: Vec::new(), head: None, whole_bytes: start, torn_bytes: 0 };
         let mut line = Vec::new();
         file.seek(SeekFrom::Start(start.saturating_sub(1)))?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -469,6 +479,28 @@ mod tests {
             let verdict = crate::audit::verify(folder.path(), None).expect("readable");
             assert!(verdict.intact, "{verdict:?}");
             assert_eq!(verdict.records, count + 1, "a file, two starts, and all but two messages");
+        }
+    }
+
+    #[test]
+    fn a_start_that_is_killed_leaves_the_doubt_as_it_was() {
+        for (count, every, file_bytes) in
+            [(10, 1_000, 64 << 20), (20_000, 1, 64 << 20), (20_000, 10, 1 << 20)]
+        {
+            let folder = tempfile::tempdir().expect("a folder");
+            let settings = crashed(folder.path(), count, every, file_bytes);
+            // Two messages of which nothing was written down, and starts long after the crash.
+            let received = BEGAN + count as i64 * every;
+            for minutes in 1..=3 {
+                let now = Timestamp::from_millis(received + minutes * 60_000);
+                let mut chain = Chain::open(settings.clone(), now).expect("our own folder");
+                assert!(!chain.may_lack(&format!("{:016x}", count - 1), received - every));
+                assert!(chain.may_lack("ffffffffffffffff", received), "start {minutes}");
+                assert_eq!(chain.may_lack("fffffffffffffffe", received), minutes == 1, "start {minutes}");
+                let id = "fffffffffffffffe".to_owned();
+                chain.append(now, Event::Recovered { id, received, to: Vec::new() });
+                chain.sync().expect("room");
+            }
         }
     }
 
