@@ -88,7 +88,7 @@ pub async fn explain(
     // There is no session to name.
     answer.write(&texts.without_context(), context, &mut line);
     Ok(Explanation {
-        recipient: question.rcpt.clone(),
+        recipient: without_brackets(&question.rcpt).to_owned(),
         sender: question.from.clone(),
         node_region: rules.node_region.to_string(),
         accepted: place.is_some(),
@@ -105,17 +105,23 @@ pub async fn explain(
     })
 }
 
+/// As it stands in a command, too.
+fn without_brackets(path: &str) -> &str {
+    path.strip_prefix('<').and_then(|path| path.strip_suffix('>')).unwrap_or(path)
+}
+
 impl Question {
     fn asked(&self) -> Result<Asked, String> {
-        if self.rcpt.eq_ignore_ascii_case("postmaster") {
+        let path = without_brackets(&self.rcpt);
+        if path.eq_ignore_ascii_case("postmaster") {
             return Ok(Asked::Postmaster);
         }
-        Address::parse(&self.rcpt).map(Asked::Mailbox).map_err(|error| format!("{}: {error}", self.rcpt))
+        Address::parse(path).map(Asked::Mailbox).map_err(|error| format!("{}: {error}", self.rcpt))
     }
 
     fn sender(&self) -> Result<Sender, String> {
-        match self.from.as_deref() {
-            None | Some("" | "<>") => Ok(None),
+        match self.from.as_deref().map(without_brackets) {
+            None | Some("") => Ok(None),
             Some(from) => Address::parse(from).map(Some).map_err(|error| format!("from: {error}")),
         }
     }

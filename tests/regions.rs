@@ -311,6 +311,7 @@ fn postmaster_is_taken_with_and_without_a_domain() {
     client.deliver("ann@sender.example", &[own], letter("to the notices' author"));
     edge.wait_for("anna@contoso.com", recipients.len() + 1);
     assert_eq!(edge.command(&["explain", own]).code, 0);
+    assert_eq!(edge.command(&["explain", "<Postmaster>", "--from", "<ann@sender.example>"]).code, 0);
     client.expect("MAIL FROM:<ann@sender.example>", "250 2.1.0 Sender OK");
     client.expect("RCPT TO:<anna@edge1.eur.example.net>", RELAY_DENIED);
 }

@@ -6,7 +6,7 @@ use crate::auth::{self, Auth, Extent, Findings, Ipv6, Rule52, Unread};
 use crate::decision::{Attribution, Proof, Reason, Via};
 use crate::mail::chain::Chain;
 use crate::mail::firewall::Trust;
-use crate::mail::{Envelope, header};
+use crate::mail::{Address, Envelope, header};
 use crate::report::Event;
 
 use super::Connection;
@@ -119,8 +119,9 @@ impl Connection {
         let Some(origin) = chain.origin() else { return };
         let recipients = self.session.envelope().map_or(&[][..], |open| &open.recipients);
         let users = self.connector().map_or(&[][..], |via| &via.connector.skipping.users);
-        let counts =
-            users.is_empty() || recipients.iter().all(|recipient| users.contains(&recipient.address));
+        let is_listed =
+            |address: &Address| users.contains(address) || users.contains(self.mailboxes.of(address));
+        let counts = users.is_empty() || recipients.iter().all(|recipient| is_listed(&recipient.address));
         let firewall = self.shared.firewall.load();
         let (names, recorded) = (firewall.origin_fields(), origin.recorded());
         let mut fields = String::new();

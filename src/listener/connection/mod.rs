@@ -75,7 +75,7 @@ pub(super) struct Connection {
     /// Of the recipients accepted so far, for when the message is.
     dues: Vec<Due>,
     hops: Hops,
-    /// Of the recipients so far, where some next hop is inline.
+    /// Of the recipients so far, where some next hop is inline, or their connector looks at users.
     mailboxes: Mailboxes,
     /// What was decided about the recipients of this transaction, for the trace.
     placed: Vec<Placed>,

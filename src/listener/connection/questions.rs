@@ -166,8 +166,9 @@ impl Connection {
         let joined = admitted.and_then(|(admitted, place)| {
             let due = self.may_receive(&admitted)?;
             self.hops.join(&place.next_hop, &self.rules, &self.shared.inline)?;
-            if !self.rules.inline.is_empty() {
-                self.mailboxes.note(&admitted.address, place.mailbox.clone());
+            if !self.rules.inline.is_empty() || self.looks_at_users(&admitted) {
+                let mailbox = place.mailbox.as_ref().or(admitted.mailbox.as_ref());
+                self.mailboxes.note(&admitted.address, mailbox.cloned());
             }
             Ok((admitted, place, due))
         });
@@ -197,6 +198,12 @@ impl Connection {
                 Err(refused.reason)
             }
         }
+    }
+
+    /// Rule 40: whether it matters who the users behind the recipients are.
+    fn looks_at_users(&self, admitted: &Admitted) -> bool {
+        let via = self.via.as_ref().or(admitted.via.as_ref());
+        via.is_some_and(|via| !via.connector.skipping.users.is_empty())
     }
 
     /// Rule 58 and the tenant's rate; known last, so that only who exists has one.
