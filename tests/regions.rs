@@ -316,6 +316,24 @@ fn postmaster_is_taken_with_and_without_a_domain() {
     client.expect("RCPT TO:<anna@edge1.eur.example.net>", RELAY_DENIED);
 }
 
+/// Section 6: always. An address that nobody has, one that nobody hosts, and one whose region is another.
+#[test]
+fn a_postmaster_whom_nobody_reads_is_kept_here() {
+    for reader in ["nobody@contoso.com", "ops@elsewhere.example", "carol@fabrikam.com"] {
+        let edge = edge("EUR").with(&format!("[directory]\npostmaster = \"{reader}\"")).start();
+        let checked = edge.command(&["config", "check"]);
+        let said = checked.stdout + &checked.stderr;
+        let warned = said.contains("directory.postmaster: nobody here has");
+        assert_eq!((checked.code, warned), (0, !reader.starts_with("carol")), "{said}");
+        let mut client = edge.client();
+        client.deliver("ann@sender.example", &["postmaster", "postmaster@contoso.com"], letter("to whom?"));
+        if !reader.starts_with("carol") {
+            edge.wait_for("postmaster@edge1.eur.example.net", 1);
+            edge.wait_for("postmaster@contoso.com", 1);
+        }
+    }
+}
+
 #[test]
 fn a_user_has_one_mailbox_whatever_the_address_that_was_used() {
     for mode in ["spool", "inline"] {

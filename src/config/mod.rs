@@ -71,6 +71,7 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
             }
         }
         note_missing_routes(&file, &reading.settings, &table, &notes);
+        note_unread_postmaster(&file, &reading.settings, &table, &notes);
         (reading.settings, table)
     });
     let warnings = notes.verdict()?;
@@ -135,6 +136,21 @@ fn note_missing_routes(file: &str, settings: &Settings, table: &Table, notes: &N
             let problem = format!("has no route, but tenant \"{}\" may have mailboxes there", tenant.id);
             notes.warning(whole(file, &format!("region.{region}"), problem, "store or relay"));
         }
+    }
+}
+
+/// Section 6: mail to postmaster is kept here when its reader is nobody, and who looks there?
+fn note_unread_postmaster(file: &str, settings: &Settings, table: &Table, notes: &Notes) {
+    let Some(reader) = &settings.directory.postmaster else { return };
+    let domain = table.domain(reader.domain());
+    let is_somebody = match &settings.directory.source {
+        DirectorySource::File(_) => domain.is_some_and(|domain| table.user(domain, reader).is_some()),
+        DirectorySource::Ldap { .. } => domain.is_some(),
+        DirectorySource::Postgres(_) => true,
+    };
+    if !is_somebody {
+        let problem = format!("nobody here has {reader}, so the node keeps what is sent to postmaster");
+        notes.warning(whole(file, "directory.postmaster", problem, "an address in the directory"));
     }
 }
 

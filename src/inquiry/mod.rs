@@ -179,21 +179,17 @@ impl Inquiry {
             Asked::Mailbox(address) if !to_node => address.clone(),
             Asked::Mailbox(_) | Asked::Postmaster => own_postmaster(rules),
         };
-        if to_node && circumstances.door == Door::Regular && is_own_postmaster(rules, &address) {
-            let place = own_store(rules, trail)?;
-            let domain = address.domain().clone();
-            let admitted = Admitted {
-                address,
-                domain,
-                ingress: None,
-                mailbox: None,
-                tenant: None,
-                via: None,
-                recorded: None,
-            };
-            return Ok((admitted, place));
+        let kept_here = to_node && circumstances.door == Door::Regular;
+        if kept_here && is_own_postmaster(rules, &address) {
+            return Ok(admit_to_node(rules, trail)?);
         }
-        let (entry, mailbox, place) = self.decide(rules, &address, circumstances, trail).await?;
+        let (entry, mailbox, place) = match self.decide(rules, &address, circumstances, trail).await {
+            // Section 6: it is always accepted, even if its reader is none, or none that mail enters for here.
+            Err(refused) if kept_here && is_unread(&refused.reason) => {
+                return Ok(admit_to_node(rules, trail)?);
+            }
+            decided => decided?,
+        };
         let own = circumstances.via;
         let (ingress, tenant, via, recorded) = match entry {
             Entry::Hosted { domain, ingress, partner, recorded } => {
@@ -308,9 +304,24 @@ impl Inquiry {
             }
             Some(_) | None => None,
         };
-        let recipient = reader.as_ref().unwrap_or(recipient);
+        let placed = match &reader {
+            Some(reader) => self.place_at(&rules, envelope, reader).await,
+            None => return self.place_at(&rules, envelope, recipient).await,
+        };
+        match placed {
+            Err(reason) if is_unread(&reason) => self.place_at(&rules, envelope, recipient).await,
+            placed => placed,
+        }
+    }
+
+    async fn place_at(
+        &self,
+        rules: &Rules,
+        envelope: &Envelope,
+        recipient: &Address,
+    ) -> Result<Place, Reason> {
         let domain = self.hosted(recipient.domain(), envelope.transport).await;
-        self.learned(recipient.domain(), &domain, self.privacy(&rules, &domain));
+        self.learned(recipient.domain(), &domain, self.privacy(rules, &domain));
         let user = match &domain {
             Lookup::Found(domain) => self.user(domain, recipient).await,
             Lookup::Absent | Lookup::Failed => Lookup::Absent,
@@ -320,7 +331,7 @@ impl Inquiry {
             tenant: envelope.tenant.as_deref().and_then(|id| self.tenant(id)),
             connector: envelope.connector.as_deref().map(Into::into),
         };
-        decide_place(&rules, &came, domain, recipient, user.as_ref())
+        decide_place(rules, &came, domain, recipient, user.as_ref())
     }
 
     /// Who reads this postmaster's mail, when it is nobody of that name.
@@ -364,6 +375,22 @@ impl Inquiry {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+/// Whether the reader of a postmaster's mail is nobody who can have it.
+fn is_unread(reason: &Reason) -> bool {
+    use Reason::{RelayDenied, SendingDisabled, UnknownRecipient, WrongRegion};
+    matches!(reason, RelayDenied | SendingDisabled | UnknownRecipient | WrongRegion)
+}
+
+/// The node's own postmaster.
+fn admit_to_node(rules: &Rules, trail: &mut Trail) -> Result<(Admitted, Place), Reason> {
+    let place = own_store(rules, trail)?;
+    let address = decision::node_postmaster(rules);
+    let domain = address.domain().clone();
+    let admitted =
+        Admitted { address, domain, ingress: None, mailbox: None, tenant: None, via: None, recorded: None };
+    Ok((admitted, place))
 }
 
 /// What `<postmaster>` means: the configured reader, or the node's own.
