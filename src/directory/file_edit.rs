@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use toml_edit::{DocumentMut, Item, TableLike, Value};
+use toml_edit::{DocumentMut, Item, RawString, TableLike, Value};
 
 use super::register::Move;
 use super::rewrite::rewrite;
@@ -21,7 +21,7 @@ const LOCATION: &str = "preferred_data_location";
 pub(super) fn set_mail_flow_region(path: &Path, change: &Move) -> Result<(), String> {
     let _lock = lock(path)?;
     let mut document = open(path)?;
-    let edited = each(&mut document, "domain", |domain| {
+    let edited = each(&mut document.toml, "domain", |domain| {
         let name = domain.get("name").and_then(Item::as_str).and_then(|name| Domain::parse(name).ok());
         if name.as_ref() != Some(&change.domain) {
             return false;
@@ -44,7 +44,7 @@ pub(super) fn set_preferred_data_location(
 ) -> Result<(), String> {
     let _lock = lock(path)?;
     let mut document = open(path)?;
-    let edited = each(&mut document, "user", |user| {
+    let edited = each(&mut document.toml, "user", |user| {
         let address = user.get("address").and_then(Item::as_str).and_then(|text| Address::parse(text).ok());
         let is_asked = address.as_ref() == Some(primary);
         if is_asked {
@@ -55,7 +55,7 @@ pub(super) fn set_preferred_data_location(
     if edited {
         return save(path, &document);
     }
-    for file in user_files(path, &document) {
+    for file in user_files(path, &document.toml) {
         if edit_user_file(&file, primary, location).map_err(|error| format!("{}: {error}", file.display()))? {
             return Ok(());
         }
@@ -78,13 +78,31 @@ fn lock(path: &Path) -> Result<File, String> {
     lock().map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn open(path: &Path) -> Result<DocumentMut, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    text.parse().map_err(|error| format!("{}: {error}", path.display()))
+/// A directory file, and what of it a TOML document does not keep.
+struct Document {
+    toml: DocumentMut,
+    byte_order_mark: bool,
+    /// Every line ends in CR LF.
+    crlf: bool,
 }
 
-fn save(path: &Path, document: &DocumentMut) -> Result<(), String> {
-    let text = document.to_string();
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+fn open(path: &Path) -> Result<Document, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let crlf = text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
+    let toml = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Document { toml, byte_order_mark: text.starts_with(BYTE_ORDER_MARK), crlf })
+}
+
+fn save(path: &Path, document: &Document) -> Result<(), String> {
+    let mut text = document.toml.to_string();
+    if document.crlf {
+        text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+    }
+    if document.byte_order_mark && !text.starts_with(BYTE_ORDER_MARK) {
+        text.insert(0, BYTE_ORDER_MARK);
+    }
     rewrite(path, MODE, |out| out.write_all(text.as_bytes()))
         .map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -114,7 +132,7 @@ fn tables(item: &mut Item) -> Vec<&mut dyn TableLike> {
 /// Sets or takes away a key; what stands around the value that was there, a comment behind it, stays.
 fn put(table: &mut dyn TableLike, key: &str, value: Option<Value>) {
     let Some(mut value) = value else {
-        table.remove(key);
+        take(table, key);
         return;
     };
     match table.get_mut(key) {
@@ -125,6 +143,32 @@ fn put(table: &mut dyn TableLike, key: &str, value: Option<Value>) {
         Some(_) | None => {
             table.insert(key, Item::Value(value));
         }
+    }
+}
+
+/// The comments above and behind a key stay without it: above the next one, else below the last one.
+fn take(table: &mut dyn TableLike, key: &str) {
+    let raw = |text: Option<&RawString>| text.and_then(RawString::as_str).unwrap_or_default().to_owned();
+    let mut comments = raw(table.key(key).and_then(|key| key.leaf_decor().prefix()));
+    let behind = raw(table.get(key).and_then(Item::as_value).and_then(|value| value.decor().suffix()));
+    if behind.contains('#') {
+        comments.push_str(behind.trim());
+        comments.push('\n');
+    }
+    let keys: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
+    table.remove(key);
+    if !comments.contains('#') {
+        return;
+    }
+    let at = keys.iter().position(|name| name == key).unwrap_or(keys.len());
+    if let Some(mut next) = keys.get(at + 1).and_then(|next| table.key_mut(next)) {
+        let decor = next.leaf_decor_mut();
+        decor.set_prefix(comments + &raw(decor.prefix()));
+    } else if let Some(Item::Value(last)) =
+        at.checked_sub(1).and_then(|before| table.get_mut(keys[before].as_str()))
+    {
+        let decor = last.decor_mut();
+        decor.set_suffix(format!("{}\n{}", raw(decor.suffix()), comments.trim_end()));
     }
 }
 
@@ -139,12 +183,12 @@ fn user_files(path: &Path, document: &DocumentMut) -> Vec<PathBuf> {
 /// Whether the user was there. Only its line changes; a file without the column gets one.
 fn edit_user_file(path: &Path, primary: &Address, location: Option<Region>) -> io::Result<bool> {
     let place = Csv::open(path)?.find(primary)?;
-    let Some((mut row, column)) = place else { return Ok(false) };
+    let Some((row, column)) = place else { return Ok(false) };
     let code = location.map_or_else(String::new, |region| region.as_str().to_owned());
     match column {
         Some(column) => {
-            row.fields[column] = code;
-            splice(path, &[(row.start, row.end, line_of(&row.fields)?)])?;
+            let (start, end) = row.place_of(path, column)?;
+            splice(path, &[(start, end, code)])?;
         }
         None => {
             let mut csv = Csv::open(path)?;
@@ -158,13 +202,6 @@ fn edit_user_file(path: &Path, primary: &Address, location: Option<Region>) -> i
         }
     }
     Ok(true)
-}
-
-fn line_of(fields: &[String]) -> io::Result<String> {
-    let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
-    writer.write_record(fields)?;
-    let line = writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned())
 }
 
 /// Copies the file with each `start..end` replaced, in their order.
@@ -194,6 +231,37 @@ struct Row {
     /// Before the line's end.
     end: u64,
     fields: Vec<String>,
+}
+
+impl Row {
+    /// Where a field's own words stand, without the spaces and quotes around them.
+    fn place_of(&self, path: &Path, column: usize) -> io::Result<(u64, u64)> {
+        let mut line = Vec::new();
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(self.start))?;
+        file.take(self.end - self.start).read_to_end(&mut line)?;
+        let (mut quoted, mut commas, mut offset) = (false, 0, 0);
+        for (at, byte) in line.iter().enumerate() {
+            quoted ^= *byte == b'"';
+            if *byte == b',' && !quoted {
+                commas += 1;
+                if commas > column {
+                    line.truncate(at);
+                    break;
+                }
+                offset = at + 1;
+            }
+        }
+        let field = &line[offset..];
+        // RFC 4180 has no escape but the doubled quote, and a location has neither.
+        let around = |byte: &u8| matches!(byte, b' ' | b'\t' | b'"');
+        let (before, behind) = match field.iter().position(|byte| !around(byte)) {
+            Some(before) => (before, field.iter().rev().take_while(|byte| around(byte)).count()),
+            // An empty pair of quotes keeps one on each side.
+            None => (field.len() / 2, field.len() - field.len() / 2),
+        };
+        Ok((self.start + (offset + before) as u64, self.start + (offset + field.len() - behind) as u64))
+    }
 }
 
 impl Csv {
@@ -313,6 +381,41 @@ mod tests {
     }
 
     #[test]
+    fn line_ends_and_a_byte_order_mark_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("directory.toml");
+        let before = "\u{feff}# ours\r\n[[tenant]]\r\nid = \"a\"\r\n[[tenant.user]]\r\naddress = \"x@a.example\" # x\r\n";
+        fs::write(&path, before).expect("written");
+        set_preferred_data_location(&path, &address("x@a.example"), Some(region("NAM"))).expect("edited");
+        assert_eq!(
+            fs::read_to_string(&path).expect("there"),
+            format!("{before}preferred_data_location = \"NAM\"\r\n")
+        );
+        set_preferred_data_location(&path, &address("x@a.example"), None).expect("edited");
+        assert_eq!(fs::read_to_string(&path).expect("there"), before);
+    }
+
+    #[test]
+    fn comments_stay_where_a_key_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("directory.toml");
+        let before = "[[tenant]]\nid = \"a\"\n[[tenant.domain]]\n# above\nmail_flow_region = \"EUR\" # behind\nname = \"a.example\"\n\
+                      [[tenant.user]]\naddress = \"x@a.example\" # x\n\n# since May\npreferred_data_location = \"EUR\" # home\n# the end\n";
+        fs::write(&path, before).expect("written");
+        let at = Timestamp::parse("2026-01-02T03:04:05Z").expect("a time");
+        let domain = Domain::parse("a.example").expect("a domain");
+        set_mail_flow_region(&path, &Move { domain, from: Some(region("EUR")), to: None, at })
+            .expect("edited");
+        set_preferred_data_location(&path, &address("x@a.example"), None).expect("edited");
+        assert_eq!(
+            fs::read_to_string(&path).expect("there"),
+            "[[tenant]]\nid = \"a\"\n[[tenant.domain]]\n# above\n# behind\nname = \"a.example\"\n\
+             previous_mail_flow_region = \"EUR\"\nmail_flow_region_changed_at = \"2026-01-02T03:04:05.000Z\"\n\
+             [[tenant.user]]\naddress = \"x@a.example\" # x\n\n# since May\n# home\n# the end\n"
+        );
+    }
+
+    #[test]
     fn a_users_line_changes_and_all_others_stay() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("directory.toml");
@@ -330,7 +433,7 @@ mod tests {
         assert_eq!(
             fs::read_to_string(&users).expect("there"),
             "\u{feff}address, preferred_data_location ,aliases\r\n# a comment\r\na@b.example,,\r\n\r\n\
-             b@b.example,GBR,c@b.example;d@b.example\r\nz@b.example,EUR,"
+             \"b@b.example\", GBR ,\"c@b.example;d@b.example\"\r\nz@b.example,EUR,"
         );
         set("f@b.example", Some(region("EUR"))).expect("edited");
         assert_eq!(
@@ -338,5 +441,14 @@ mod tests {
             "address,preferred_data_location\n# another\ne@b.example,\nf@b.example,EUR"
         );
         set("g@b.example", Some(region("EUR"))).expect_err("not there");
+        fs::write(&users, "aliases,address,preferred_data_location\n\"a,\"\"b\",h@b.example,\"NAM\"\n")
+            .expect("written");
+        for (location, written) in [(None, "\"\""), (Some(region("EUR")), "\"EUR\"")] {
+            set("h@b.example", location).expect("edited");
+            assert_eq!(
+                fs::read_to_string(&users).expect("there"),
+                format!("aliases,address,preferred_data_location\n\"a,\"\"b\",h@b.example,{written}\n")
+            );
+        }
     }
 }

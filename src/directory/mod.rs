@@ -398,7 +398,7 @@ mod tests {
                    # a comment\n\
                    ,carl@contoso.com,c@contoso.com;carlo@contoso.com,GBR\n\
                    mail,\"Dora@hq.contoso.com\",,\n\
-                   none,emil@contoso.com, e@contoso.com ,Atlantis\n\
+                   none,emil@contoso.com,\"em@contoso.com, e@contoso.com\" ,Atlantis\n\
                    multi-geo;mail,fay@sub.hq.contoso.com,,eur\n";
         fs::write(folder.path().join("users.csv"), csv).expect("written");
         let text = format!("{CONTOSO}\n[[user_file]]\npath = \"users.csv\"");

@@ -24,7 +24,11 @@ pub(super) fn read(entry: &Entry<'_>, path: &Path, regions: &Regions, notes: &No
         Ok(file)
     });
     match opened {
-        Ok(file) => read_from(BufReader::with_capacity(256 * 1024, file), &shown, regions, notes, table),
+        Ok(file) => {
+            let mut scribe = Scribe { path, file: &shown, notes, mistakes: 0, warnings: 0 };
+            notes.opened(&shown);
+            read_from(BufReader::with_capacity(256 * 1024, file), regions, &mut scribe, table);
+        }
         Err(error) => {
             entry.mistake(format!("cannot read {}: {error}", path.display()), "a readable CSV file")
         }
@@ -58,16 +62,14 @@ struct Columns {
     licenses: Option<usize>,
 }
 
-fn read_from(source: impl Read, file: &str, regions: &Regions, notes: &Notes, table: &mut Table) {
+fn read_from(source: impl Read, regions: &Regions, scribe: &mut Scribe<'_>, table: &mut Table) {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .comment(Some(b'#'))
         .has_headers(true)
         .from_reader(source);
-    notes.opened(file);
-    let mut scribe = Scribe { file, notes, mistakes: 0, warnings: 0 };
     let columns = match reader.headers() {
-        Ok(header) => columns(header, &mut scribe),
+        Ok(header) => columns(header, scribe),
         Err(error) => {
             scribe.csv_error(&error);
             return;
@@ -77,7 +79,7 @@ fn read_from(source: impl Read, file: &str, regions: &Regions, notes: &Notes, ta
     let mut record = csv::StringRecord::new();
     while scribe.mistakes < MISTAKES_LIMIT {
         match reader.read_record(&mut record) {
-            Ok(true) => read_user(&record, &columns, regions, &mut scribe, table),
+            Ok(true) => read_user(&record, &columns, regions, scribe, table),
             Ok(false) => break,
             Err(error) => {
                 scribe.csv_error(&error);
@@ -90,11 +92,14 @@ fn read_from(source: impl Read, file: &str, regions: &Regions, notes: &Notes, ta
 }
 
 fn columns(header: &csv::StringRecord, scribe: &mut Scribe<'_>) -> Option<Columns> {
-    let line = header.position().map_or(1, csv::Position::line);
-    let place = |column: &str| header.iter().position(|name| name.trim_start_matches('\u{feff}') == column);
-    for name in header {
-        if !COLUMNS.contains(&name.trim_start_matches('\u{feff}')) {
+    let line = header.position();
+    let names: Vec<&str> = header.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
+    let place = |column: &str| names.iter().position(|name| *name == column);
+    for (at, name) in names.iter().enumerate() {
+        if !COLUMNS.contains(name) {
             scribe.mistake(line, name, "unknown column", &suggestion(name, &COLUMNS));
+        } else if place(name) != Some(at) {
+            scribe.mistake(line, name, "is there twice", "each column once");
         }
     }
     let Some(address) = place("address") else {
@@ -116,7 +121,7 @@ fn read_user(
     scribe: &mut Scribe<'_>,
     table: &mut Table,
 ) {
-    let line = record.position().map_or(0, csv::Position::line);
+    let line = record.position();
     let field = |column: Option<usize>| column.and_then(|at| record.get(at)).unwrap_or_default();
     let name = field(Some(columns.address));
     let primary = match Address::parse(name) {
@@ -144,7 +149,12 @@ fn read_user(
             },
             Err(error) => {
                 let problem = format!("has {text:?}: {error}");
-                scribe.mistake(line, &key("aliases"), &problem, "addresses separated by a space or ';'");
+                scribe.mistake(
+                    line,
+                    &key("aliases"),
+                    &problem,
+                    "addresses separated by a space, ';', or ',' within quotes",
+                );
             }
         }
     }
@@ -189,11 +199,12 @@ fn held(field: &str, mut complain: impl FnMut(&str)) -> Licenses {
 }
 
 fn words(field: &str) -> impl Iterator<Item = &str> {
-    field.split([' ', ';']).filter(|word| !word.is_empty())
+    field.split([' ', ';', ',']).filter(|word| !word.is_empty())
 }
 
 /// Notes what is wrong in one user file, up to a limit.
 struct Scribe<'a> {
+    path: &'a Path,
     file: &'a str,
     notes: &'a Notes,
     mistakes: usize,
@@ -201,17 +212,38 @@ struct Scribe<'a> {
 }
 
 impl Scribe<'_> {
-    fn describe(&self, line: u64, key: &str, problem: &str, expected: &str) -> Mistake {
+    /// The reader's place is before the line feed of a CR LF, before empty lines and comments.
+    fn line(&self, place: &csv::Position) -> usize {
+        let begins = || -> io::Result<u64> {
+            let mut file = File::open(self.path)?;
+            file.seek(SeekFrom::Start(place.byte()))?;
+            let (mut passed, mut in_comment, mut at_start) = (0, false, true);
+            for byte in BufReader::new(file).bytes() {
+                match byte? {
+                    b'\n' => (passed, in_comment, at_start) = (passed + 1, false, true),
+                    b'\r' => (in_comment, at_start) = (false, true),
+                    b'#' if at_start => in_comment = true,
+                    _ if in_comment => {}
+                    _ => break,
+                }
+            }
+            Ok(passed)
+        };
+        let passed = begins().unwrap_or(0);
+        usize::try_from(place.line() + passed).unwrap_or(usize::MAX)
+    }
+
+    fn describe(&self, place: Option<&csv::Position>, key: &str, problem: &str, expected: &str) -> Mistake {
         Mistake {
             file: self.file.to_owned(),
-            line: usize::try_from(line).ok().filter(|line| *line > 0),
+            line: place.map(|place| self.line(place)),
             key: key.to_owned(),
             problem: problem.to_owned(),
             expected: expected.to_owned(),
         }
     }
 
-    fn mistake(&mut self, line: u64, key: &str, problem: &str, expected: &str) {
+    fn mistake(&mut self, line: Option<&csv::Position>, key: &str, problem: &str, expected: &str) {
         self.mistakes += 1;
         self.notes.mistake(self.describe(line, key, problem, expected));
         if self.mistakes == MISTAKES_LIMIT {
@@ -220,7 +252,7 @@ impl Scribe<'_> {
         }
     }
 
-    fn warning(&mut self, line: u64, key: &str, problem: &str, expected: &str) {
+    fn warning(&mut self, line: Option<&csv::Position>, key: &str, problem: &str, expected: &str) {
         self.warnings += 1;
         if self.warnings < MISTAKES_LIMIT {
             self.notes.warning(self.describe(line, key, problem, expected));
@@ -231,7 +263,7 @@ impl Scribe<'_> {
     }
 
     fn csv_error(&mut self, error: &csv::Error) {
-        let line = error.position().map_or(0, csv::Position::line);
+        let line = error.position();
         match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 let expected = format!("{expected_len} of them, as in the header line");
