@@ -108,6 +108,57 @@ fn the_true_sender_is_recorded() {
     assert!(all.iter().any(|letter| letter.headers(skip_listed).is_empty()), "{letter:?}");
 }
 
+/// Rule 40 and several tenants: each one's connector is for mail to itself, though the network be the same.
+#[test]
+fn what_a_tenant_says_of_its_servers_is_nothing_to_others() {
+    let connector = |more: &str| {
+        format!(
+            "[[tenant.inbound_connector]]\nname = \"filter\"\ntype = \"on-premises\"\n\
+             source_ips = [\"127.0.0.0/24\"]\n{more}\n"
+        )
+    };
+    let tenant = |id: &str, connector: &str| {
+        format!(
+            "[[tenant]]\nid = \"{id}\"\ndefault_region = \"EUR\"\ndomain = [{{ name = \"{id}.example\" }}]\n\
+             user = [{{ address = \"u@{id}.example\" }}]\n{connector}\n"
+        )
+    };
+    let directory = [
+        tenant("first", &connector("skip_last_ip = true")),
+        tenant("second", &connector("skip_last_ip = true")),
+        tenant("third", &connector("")),
+        tenant("fourth", ""),
+    ]
+    .join("\n");
+    let edge = Edge::builder("EUR").directory(&directory).start();
+    let chain = "Received: from mail.sender.example (mail.sender.example [203.0.113.9]) by filter\r\n";
+    let mut client = edge.client();
+    for (recipients, recorded) in [
+        (&["u@first.example"][..], 1),
+        (&["u@second.example"], 1),
+        (&["u@third.example"], 0),
+        (&["u@fourth.example"], 0),
+        (&["u@first.example", "u@fourth.example"], 0),
+    ] {
+        let subject = recipients.join(" ");
+        let message = format!("{chain}Subject: {subject}\r\n\r\nbody\r\n");
+        client.deliver("x@foreign.example", recipients, message);
+        for recipient in recipients {
+            let letter = until("the message", || {
+                let mut letters = edge.mailbox(recipient).into_iter();
+                letters.find(|letter| letter.header("Subject").as_deref() == Some(subject.as_str()))
+            });
+            let found = letter.headers("X-MS-Exchange-SkipListedInternetSender");
+            assert_eq!(found.len(), recorded, "{recipients:?} {letter:?}");
+        }
+    }
+    let log = edge.log();
+    assert!(
+        log.contains(r#""connector":"second/filter""#) && log.contains(r#""connector":"third/filter""#),
+        "{log}"
+    );
+}
+
 /// Rule 40: SPF and the host name are asked of whom the message came from, not of whom it came through.
 #[test]
 fn the_true_sender_is_who_is_examined() {

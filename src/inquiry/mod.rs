@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::decision::{
-    self, Admitted, Attributed, Attribution, Came, Claim, ClientFacts, Door, Entry, EntryFacts, Place,
+    self, Admitted, Attributed, Attribution, Came, Claim, ClientFacts, Door, Entry, EntryFacts, Place, Proof,
     Reason, Rules, Trail, Via, attribute, decide_entry, decide_home, decide_place, decide_sender,
     is_own_postmaster, needs_reverse_name, own_store, peer_edge, vouching_domains,
 };
@@ -43,6 +43,21 @@ pub struct Circumstances<'a> {
     pub sender: Option<&'a Domain>,
     pub door: Door,
     pub region_so_far: Option<Region>,
+}
+
+impl Circumstances<'_> {
+    /// The on-premises connector of this tenant that the client comes by. A network may be several tenants', and
+    /// mail to each comes by its own (rule 34).
+    fn via_of(&self, tenant: &Arc<Tenant>) -> Option<Via> {
+        match self.attribution {
+            _ if self.via.is_some_and(|via| via.tenant.id == tenant.id) => self.via.cloned(),
+            Attribution::Incoming => {
+                let connector = tenant.network_connector(self.peer.ip, self.sender)?.clone();
+                Some(Via { tenant: tenant.clone(), connector, proof: Proof::Address })
+            }
+            Attribution::Originating { .. } | Attribution::PeerEdge(_) => None,
+        }
+    }
 }
 
 /// Not accepted: why, and whether the recipient's name may be kept.
@@ -190,13 +205,14 @@ impl Inquiry {
             }
             decided => decided?,
         };
-        let own = circumstances.via;
         let (ingress, tenant, via, recorded) = match entry {
             Entry::Hosted { domain, ingress, partner, recorded } => {
-                let own = own.filter(|via| via.tenant.id == domain.tenant.id);
-                (Some(ingress), Some(domain.tenant.clone()), own.cloned().or(partner), recorded)
+                let own = circumstances.via_of(&domain.tenant);
+                (Some(ingress), Some(domain.tenant.clone()), own.or(partner), recorded)
             }
-            Entry::Foreign => (None, circumstances.attribution.tenant().cloned(), own.cloned(), None),
+            Entry::Foreign => {
+                (None, circumstances.attribution.tenant().cloned(), circumstances.via.cloned(), None)
+            }
         };
         let domain = address.domain().clone();
         Ok((Admitted { address, domain, ingress, mailbox, tenant, via, recorded }, place))
@@ -254,7 +270,11 @@ impl Inquiry {
             Entry::Hosted { domain, .. } => self.user(domain, address).await,
             Entry::Foreign => Lookup::Absent,
         };
-        let came = Came::by(circumstances.attribution, circumstances.via);
+        let of_tenant = match &entry {
+            Entry::Hosted { domain, .. } => circumstances.via_of(&domain.tenant),
+            Entry::Foreign => None,
+        };
+        let came = Came::by(circumstances.attribution, of_tenant.as_ref().or(circumstances.via));
         let place = decide_home(rules, &entry, address, user.as_ref(), &came, trail).map_err(refused)?;
         Ok((entry, user.found().map(|user| user.primary), place))
     }

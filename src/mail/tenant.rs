@@ -53,6 +53,16 @@ impl Tenant {
         self.multi_geo && self.in_region_routing
     }
 
+    /// The on-premises connector that sends for this sender of nobody's or another tenant's from this address: the
+    /// first of the most exact network.
+    pub fn network_connector(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&Arc<InboundConnector>> {
+        let own = self.inbound_connectors.iter().filter(|one| {
+            one.kind == ConnectorKind::OnPremises && one.covers_sender(sender) && one.is_associated(None)
+        });
+        let ranked = own.filter_map(|one| Some((one.ip_specificity(ip)?, one)));
+        ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, connector)| connector)
+    }
+
     /// The connector for a recipient domain of somebody else's: exact, then the longest suffix, then `*`
     /// (rule 38). One that takes everything to the tenant's own servers is not for mail that those have sent:
     /// it would go straight back.

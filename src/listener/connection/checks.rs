@@ -6,7 +6,7 @@ use crate::auth::{self, Auth, Extent, Findings, Ipv6, Rule52, Unread};
 use crate::decision::{Attribution, Proof, Reason, Via};
 use crate::mail::chain::Chain;
 use crate::mail::firewall::Trust;
-use crate::mail::{Address, Envelope, header};
+use crate::mail::{Address, Envelope, Skipping, header};
 use crate::report::Event;
 
 use super::Connection;
@@ -14,7 +14,7 @@ use super::Connection;
 impl Connection {
     /// With the first recipient: what is asked of the DNS comes beside the message.
     pub(super) fn begin_examination(&mut self) {
-        let looks_past = self.looks_past_servers();
+        let looks_past = self.skipping().is_some();
         let examined = self.attribution == Attribution::Incoming || looks_past;
         if self.examination.is_some() || !examined {
             return;
@@ -30,12 +30,12 @@ impl Connection {
         self.examination = Some(Box::new(auth.begin(client, extent)));
     }
 
-    /// Rule 40.
-    fn looks_past_servers(&self) -> bool {
-        self.connector().is_some_and(|via| via.connector.skipping.is_on())
+    /// Rule 40. It counts for mail to its own tenant alone: what one says of its servers is nothing to others.
+    fn skipping(&self) -> Option<&Skipping> {
+        self.partner.as_ref().map(|via| &via.connector.skipping).filter(|skipping| skipping.is_on())
     }
 
-    /// Whether a message by a connector that looks past servers is examined, now that its sender is known.
+    /// Whether a message is examined, now that its sender is known.
     fn is_examined(&self, auth: &Auth) -> bool {
         match &self.origin {
             Some(origin) => auth.settings().applies_to(origin.ip),
@@ -61,7 +61,7 @@ impl Connection {
     pub(super) async fn judge_message(&mut self) -> Result<(), Reason> {
         let Some(examination) = self.examination.take() else { return Ok(()) };
         let (extent, auth) = (examination.extent(), examination.auth().clone());
-        if self.looks_past_servers() && !self.is_examined(&auth) {
+        if matches!(extent, Extent::Whole(_)) && !self.is_examined(&auth) {
             return Ok(());
         }
         // Rule 53
@@ -95,9 +95,7 @@ impl Connection {
     pub(super) fn begin_screen(&mut self) {
         let firewall = self.shared.firewall.load();
         self.origin = None;
-        let skipping =
-            self.connector().map(|via| &via.connector.skipping).filter(|skipping| skipping.is_on());
-        let (screen, chain) = match skipping {
+        let (screen, chain) = match self.skipping() {
             Some(skipping) => {
                 (firewall.screen_to_record(self.trust()), Chain::behind(skipping, self.session.peer().ip))
             }
@@ -118,7 +116,7 @@ impl Connection {
     fn end_chain(&mut self, chain: &Chain) {
         let Some(origin) = chain.origin() else { return };
         let recipients = self.session.envelope().map_or(&[][..], |open| &open.recipients);
-        let users = self.connector().map_or(&[][..], |via| &via.connector.skipping.users);
+        let users = self.skipping().map_or(&[][..], |skipping| &skipping.users);
         let is_listed =
             |address: &Address| users.contains(address) || users.contains(self.mailboxes.of(address));
         let counts = users.is_empty() || recipients.iter().all(|recipient| is_listed(&recipient.address));

@@ -62,8 +62,9 @@ pub(super) struct Connection {
     /// A transaction keeps the rules that it began with.
     rules: Arc<Rules>,
     attribution: Attribution,
-    /// The connector by which it was found out, or the partner's of all recipients so far.
+    /// The connector by which it was found out,
     via: Option<Via>,
+    /// and the one that mail to all recipients so far comes by: the partner's, or their own tenant's.
     partner: Option<Via>,
     client: Client,
     /// As of this transaction.
@@ -390,7 +391,13 @@ impl Connection {
 
     /// The connector that the message comes by.
     fn connector(&self) -> Option<&Via> {
-        self.via.as_ref().or(self.partner.as_ref())
+        match self.attribution {
+            // A network may be several tenants'.
+            Attribution::Incoming => self.partner.as_ref().or(self.via.as_ref()),
+            Attribution::Originating { .. } | Attribution::PeerEdge(_) => {
+                self.via.as_ref().or(self.partner.as_ref())
+            }
+        }
     }
 
     /// The session itself said no: to a size, a count, or a syntax. Nobody was looked up for it, so that only

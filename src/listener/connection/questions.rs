@@ -166,7 +166,7 @@ impl Connection {
         let joined = admitted.and_then(|(admitted, place)| {
             let due = self.may_receive(&admitted)?;
             self.hops.join(&place.next_hop, &self.rules, &self.shared.inline)?;
-            if !self.rules.inline.is_empty() || self.looks_at_users(&admitted) {
+            if !self.rules.inline.is_empty() || Self::looks_at_users(&admitted) {
                 let mailbox = place.mailbox.as_ref().or(admitted.mailbox.as_ref());
                 self.mailboxes.note(&admitted.address, mailbox.cloned());
             }
@@ -201,9 +201,8 @@ impl Connection {
     }
 
     /// Rule 40: whether it matters who the users behind the recipients are.
-    fn looks_at_users(&self, admitted: &Admitted) -> bool {
-        let via = self.via.as_ref().or(admitted.via.as_ref());
-        via.is_some_and(|via| !via.connector.skipping.users.is_empty())
+    fn looks_at_users(admitted: &Admitted) -> bool {
+        admitted.via.as_ref().is_some_and(|via| !via.connector.skipping.users.is_empty())
     }
 
     /// Rule 58 and the tenant's rate; known last, so that only who exists has one.
@@ -227,7 +226,7 @@ impl Connection {
         let _ = timeout(tarpit, draining.wait_for(|draining| *draining)).await;
     }
 
-    /// A message comes by a partner's connector when all its recipients say so.
+    /// A message comes by the connector that all its recipients say.
     fn join_partner(&mut self, admitted: &Admitted) {
         let is_first = self.session.envelope().is_none_or(|open| open.recipients.is_empty());
         if is_first {
