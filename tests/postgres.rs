@@ -414,6 +414,39 @@ fn the_same_question_is_asked_once_and_many_share_one() {
 }
 
 #[test]
+fn a_user_that_makes_no_sense_is_nobody_elses_trouble() {
+    let (mut postgres, edge) = world_with("", "[directory]\npool = 1");
+    // As a schema of before could hold it.
+    postgres.sql(
+        "ALTER TABLE landfall.mailbox DROP CONSTRAINT mailbox_written_domain;
+         ALTER TABLE landfall.mailbox DROP CONSTRAINT mailbox_written_local_part;
+         UPDATE landfall.mailbox SET written = 'Anna' WHERE id = 1",
+    );
+    assert_eq!(told(&edge, "anna@contoso.com"), USER_FAILED);
+    let outages = edge.metric("directory_outages_total");
+    // Asked in one question with others.
+    let mut asking: Vec<_> =
+        ["anna@contoso.com", "anna.k@contoso.com", "ida@contoso.com", "nobody@contoso.com"]
+            .into_iter()
+            .map(|recipient| {
+                let mut client = edge.client();
+                client.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
+                (client, recipient)
+            })
+            .collect();
+    postgres.freeze();
+    for (client, recipient) in &mut asking {
+        client.send(format!("RCPT TO:<{recipient}>\r\n"));
+    }
+    postgres.thaw();
+    let replies: Vec<String> = asking.iter_mut().map(|(client, _)| client.reply()).collect();
+    assert_eq!(replies, [USER_FAILED, USER_FAILED, OK, UNKNOWN]);
+    assert_eq!(edge.metric("directory_outages_total"), outages);
+    postgres.sql("UPDATE landfall.mailbox SET written = 'Anna@contoso.com' WHERE id = 1");
+    until_told(&edge, "anna@contoso.com", OK);
+}
+
+#[test]
 fn another_regions_users_of_a_strict_tenant_are_never_fetched() {
     let (postgres, edge) = world();
     assert_eq!(told(&edge, "home@strict.example"), OK);
@@ -447,7 +480,7 @@ fn another_regions_users_of_a_strict_tenant_are_never_fetched() {
 fn the_schema_has_no_room_for_what_cannot_be() {
     let postgres = Postgres::start();
     let edge = Edge::builder("EUR").with(&postgres.settings()).offline();
-    for version in ["went from version 0 to 2", "up to date: version 2"] {
+    for version in ["went from version 0 to 3", "up to date: version 3"] {
         let migrated = edge.command(&["directory", "migrate"]);
         assert!(migrated.code == 0 && migrated.stdout.contains(version), "{migrated:#?}");
     }
@@ -471,6 +504,9 @@ fn the_schema_has_no_room_for_what_cannot_be() {
             "an address outside of its domain",
             "INSERT INTO landfall.address VALUES ('x@xcontoso.com', 1, 'contoso', 'contoso.com')",
         ),
+        ("an address of nobody at a domain", "INSERT INTO landfall.address VALUES ('@contoso.com', 1, 'contoso', 'contoso.com')"),
+        ("a name that is no address", "UPDATE landfall.mailbox SET written = 'Anna' WHERE id = 1"),
+        ("a name that is another's", "UPDATE landfall.mailbox SET written = 'Ida@contoso.com' WHERE id = 1"),
         ("a user without its primary address", "DELETE FROM landfall.address WHERE address = 'anna@contoso.com'"),
         ("a user who is called by another's address", "UPDATE landfall.mailbox SET address = 'ida@contoso.com' WHERE id = 1"),
         (

@@ -194,7 +194,11 @@ fn read(
     let notes = Notes::default();
     let table = directory::read(&shown, &text, base, &regions, settings.directory.subaddress, &notes);
     match notes.verdict() {
-        Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+        // Of what the database has we were told when it was opened.
+        Ok(warnings) => warnings
+            .iter()
+            .filter(|warning| !is_csv || warning.file != shown)
+            .for_each(|warning| eprintln!("warning: {warning}")),
         Err(mistakes) => {
             complain(mistakes);
             return Err(MISTAKE);

@@ -160,7 +160,11 @@ impl<S: Source> Exchange<S> {
         add(&counts.lookups, keys.len() as u64);
         add(&counts.lookup_micros, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         for (request, answer) in batch.drain(..).zip(answers) {
-            request.answer(answer);
+            match answer {
+                Some(answer) => request.answer(answer),
+                // Dropped is failed.
+                None => drop(request),
+            }
         }
         Ok(())
     }

@@ -79,8 +79,10 @@ pub(super) trait Source: Send + Sync + 'static {
 
 /// One connection to it. Whoever gets a `Trouble` or loses patience drops it.
 pub(super) trait Link: Send + 'static {
-    /// One answer for each key, in their order.
-    fn look_up(&mut self, keys: &[&str]) -> impl Future<Output = Result<Vec<Answer>, Trouble>> + Send;
+    /// One answer for each key, in their order; `None` where what is there makes no sense, which is nobody
+    /// else's trouble.
+    fn look_up(&mut self, keys: &[&str])
+    -> impl Future<Output = Result<Vec<Option<Answer>>, Trouble>> + Send;
 
     fn outline(&mut self) -> impl Future<Output = Result<Outline, Trouble>> + Send;
 

@@ -56,16 +56,16 @@ impl LdapLink {
 }
 
 impl Link for LdapLink {
-    async fn look_up(&mut self, keys: &[&str]) -> Result<Vec<Answer>, Trouble> {
+    async fn look_up(&mut self, keys: &[&str]) -> Result<Vec<Option<Answer>>, Trouble> {
         let mut asked = JoinSet::new();
         for (at, key) in keys.iter().enumerate() {
             let (shared, client, key) = (Arc::clone(&self.shared), self.client(), (*key).to_owned());
             asked.spawn(async move { (at, look_up(&shared, &client, &key).await) });
         }
-        let mut answers = vec![Answer::Absent; keys.len()];
+        let mut answers = vec![Some(Answer::Absent); keys.len()];
         while let Some(answered) = asked.join_next().await {
             let (at, answer) = answered.map_err(|_| nonsense())?;
-            answers[at] = answer?;
+            answers[at] = Some(answer?);
         }
         Ok(answers)
     }

@@ -89,14 +89,14 @@ where
 }
 
 impl Link for PostgresLink {
-    async fn look_up(&mut self, keys: &[&str]) -> Result<Vec<Answer>, Trouble> {
+    async fn look_up(&mut self, keys: &[&str]) -> Result<Vec<Option<Answer>>, Trouble> {
         let statement = match &self.look_up {
             Some(statement) => statement,
             None => self.look_up.insert(self.client.prepare(LOOK_UP).await.map_err(trouble)?),
         };
         let region = self.node_region.as_str();
         let rows = self.client.query(statement, &[&keys, &region]).await.map_err(trouble)?;
-        let mut answers = vec![Answer::Absent; keys.len()];
+        let mut answers = vec![Some(Answer::Absent); keys.len()];
         // The server may give them in any order.
         let mut place: std::collections::HashMap<&str, Vec<usize>> = std::collections::HashMap::new();
         for (at, key) in keys.iter().enumerate() {
@@ -104,7 +104,7 @@ impl Link for PostgresLink {
         }
         for row in &rows {
             let key: &str = row.try_get(0).map_err(trouble)?;
-            let answer = answer(row)?;
+            let answer = answer(row).ok();
             for at in place.get(key).into_iter().flatten() {
                 answers[*at] = answer.clone();
             }

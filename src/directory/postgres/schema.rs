@@ -6,7 +6,8 @@ use super::link::trouble;
 use crate::directory::source::Trouble;
 use crate::mail::Region;
 
-const VERSIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const VERSIONS: [&str; 3] =
+    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 /// Whoever migrates holds this lock; the number is ours alone by its improbability.
 const LOCK: i64 = 0x6c61_6e64_6661_6c6c;
 
