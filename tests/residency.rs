@@ -156,6 +156,9 @@ fn a_start_does_not_cover_up_that_the_end_of_the_chain_is_gone() {
                 edge.stop();
             }
         }
+        fs::remove_dir_all(edge.state().join("audit")).expect("our own folder");
+        let (code, verdict) = verify(&edge, &[]);
+        assert_eq!((code, &verdict["bad"]["what"]), (1, &"removed".into()), "all of it is gone: {verdict:#}");
     }
 }
 

@@ -130,6 +130,10 @@ pub fn verify(dir: &Path, wanted: Option<&str>) -> io::Result<Verdict> {
         let says = format!("no record has the hash {}", wanted.unwrap_or_default());
         walk.bad("head-not-found", says);
     }
+    // Nothing is no chain that holds: a daemon that ever ran with an audit has left a beginning.
+    if files.is_empty() && walk.verdict.bad.is_none() {
+        walk.bad("removed", format!("there is no audit in {}", dir.display()));
+    }
     walk.verdict.intact = walk.verdict.bad.is_none();
     Ok(walk.verdict)
 }
