@@ -250,12 +250,16 @@ fn the_trace_is_there_after_a_stop_after_a_kill_and_without_a_daemon() {
     client.envelope("ann@sender.example", &["anna@contoso.com"]);
     let here = id_of(&client.data(letter("stays")));
     wait_for(&edge, &[&here], "delivered");
-    client.envelope("ann@sender.example", &["ben@contoso.com"]);
+    client.envelope("ann@sender.example", &["ben@contoso.com", "anna@contoso.com"]);
     let there = id_of(&client.data(letter("waits")));
+    wait_for(&edge, &[&there], "delivered");
+    client.envelope("ann@sender.example", &["ben@contoso.com"]);
+    let last = id_of(&client.data(letter("waits too")));
     // Killed at once: what the trace had not yet written down is told again from the spool.
     edge.kill();
     edge.start();
-    let row = wait_for(&edge, &[&there], "deferred");
+    wait_for(&edge, &[&there], "deferred");
+    let row = until("the last to be told again", || trace(&edge, &[&last]).into_iter().next());
     assert_eq!(
         (&row["recipient"], &row["sender"]),
         (&"ben@contoso.com".into(), &"ann@sender.example".into())
@@ -263,14 +267,25 @@ fn the_trace_is_there_after_a_stop_after_a_kill_and_without_a_daemon() {
     assert_eq!(trace(&edge, &[&here])[0]["status"], "delivered");
     edge.stop();
     assert_eq!(trace(&edge, &[&here])[0]["status"], "delivered", "from the files alone");
-    assert_eq!(trace(&edge, &["--to", "ben@contoso.com"])[0]["status"], "deferred");
+    wait_for(&edge, &[&there], "deferred");
     assert_eq!(edge.command(&["trace"]).code, 0);
     // The trace is one thing and the mail another.
     std::fs::remove_dir_all(edge.state().join("trace")).expect("our own folder");
     edge.start();
-    let row = until("the message to be told of again", || trace(&edge, &[&there]).into_iter().next());
+    let of = |who: &str| {
+        until("the message to be told of again", || {
+            trace(&edge, &[&there]).into_iter().find(|row| row["recipient"] == who)
+        })
+    };
+    let row = of("ben@contoso.com");
     assert_eq!(row["relay"], "recovery", "{row:#}");
     assert!(row["status"] == "pending" || row["status"] == "deferred", "{row:#}");
+    let row = of("anna@contoso.com");
+    assert_eq!(row["status"], "delivered", "the spool knows of its end: {row:#}");
+    assert!(
+        row["attempts"] == 1 && row["reply"].as_str().is_some_and(|reply| reply.contains("2.0.0")),
+        "{row:#}"
+    );
 }
 
 #[test]

@@ -12,7 +12,8 @@ use crate::trace::{self, Question};
 
 #[derive(Debug, Args)]
 pub(super) struct Trace {
-    /// One message with its history; before acceptance, the session's id.
+    /// One message, to all of its recipients, with its history; before acceptance, the session's id.
+    #[arg(conflicts_with_all = ["from", "to", "since", "until", "status", "message_id", "code"])]
     id: Option<String>,
     /// The envelope sender: an address, @domain, or <> for notices.
     #[arg(long)]

@@ -66,12 +66,14 @@ impl Filter {
 
 impl AddressPattern {
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "<>" | "" => Some(Self::Null),
-            _ => match text.trim_start_matches('*').strip_prefix('@') {
-                Some(domain) => Domain::parse(domain).ok().map(Self::At),
-                None => Address::parse(text).ok().map(Self::One),
-            },
+        let bare = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+        if bare == Some("") {
+            return Some(Self::Null);
+        }
+        let bare = bare.unwrap_or(text);
+        match bare.trim_start_matches('*').strip_prefix('@') {
+            Some(domain) => Domain::parse(domain).ok().map(Self::At),
+            None => Address::parse(bare).ok().map(Self::One),
         }
     }
 
@@ -152,6 +154,7 @@ mod tests {
             (r#"{"recipient":"Anna@Contoso.com"}"#, [true, false]),
             (r#"{"recipient":"@fabrikam.com"}"#, [false, true]),
             (r#"{"sender":"sue@sender.example"}"#, [true, true]),
+            (r#"{"sender":"<sue@sender.example>"}"#, [true, true]),
             (r#"{"sender":"<>"}"#, [false, false]),
             (r#"{"older_than_s":60}"#, [true, true]),
             (r#"{"older_than_s":61}"#, [false, false]),
@@ -161,6 +164,9 @@ mod tests {
             assert_eq!([0, 1].map(|index| filter.picks(&envelope, index, now)), picked, "{json}");
         }
         assert!(filter(r#"{"sender":"<>"}"#).picks(&envelope("<>"), 0, now));
+        let empty =
+            serde_json::from_str::<Filter>(r#"{"sender":""}"#).expect_err("a variable that was not set");
+        assert!(empty.to_string().contains("'' is no address, no '@domain' and not '<>'"), "{empty}");
         assert!(filter(r#"{"destination":"RELAY:nam"}"#).concerns("relay:NAM"));
         assert!(!filter(r#"{"destination":"relay:NAM"}"#).concerns("store:EUR"));
         assert!(serde_json::from_str::<Filter>(r#"{"recipient":"nobody"}"#).is_err());

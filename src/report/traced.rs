@@ -8,7 +8,7 @@ use crate::decision::Reason;
 use crate::mail::{
     Address, Envelope, MessageId, NextHopName, Peer, RemoteReply, SessionId, Status, TlsFacts, Transport,
 };
-use crate::spool::RecoveredMessage;
+use crate::spool::{End, RecipientProgress, RecoveredMessage};
 use crate::trace::record::{
     Arrived, By, Client, Fate, Happening, Heading, Outcome, Record, Refused, Rested, Turn,
 };
@@ -396,12 +396,10 @@ pub(super) fn recovered<'a>(
     for message in messages {
         let envelope = &message.envelope;
         let sender = envelope.sender.as_ref().map(|address| withheld.shown(address)).unwrap_or_default();
-        let waiting =
-            envelope.recipients.iter().enumerate().filter(|(index, _)| {
-                message.progress.get(*index).is_none_or(|progress| progress.end.is_none())
-            });
+        let each = || envelope.recipients.iter().zip(&message.progress);
+        let waiting = each().filter(|(_, progress)| progress.end.is_none());
         let addresses: Vec<String> =
-            waiting.map(|(_, recipient)| withheld.shown(&recipient.address)).collect();
+            waiting.map(|(recipient, _)| withheld.shown(&recipient.address)).collect();
         let headings = addresses
             .iter()
             .map(|address| Heading { address, region: "", ingress: "", irr: "", rule: "" })
@@ -423,8 +421,43 @@ pub(super) fn recovered<'a>(
                 recipients: headings,
             }));
         });
+        for (recipient, progress) in each() {
+            found(tracer, envelope, &recipient.address, progress, withheld);
+        }
     }
     tracer.note_patiently(&Record::RecoveryEnd { at: tracer.now().millis(), before });
+}
+
+/// The process before may have stopped hard between an end and its telling.
+fn found(
+    tracer: &Tracer,
+    envelope: &Envelope,
+    recipient: &Address,
+    progress: &RecipientProgress,
+    withheld: &Withheld,
+) {
+    let fate = match progress.end {
+        Some(End::Delivered) => Fate::Delivered,
+        Some(End::Failed) => Fate::Failed,
+        Some(End::Expired) => Fate::Expired,
+        Some(End::Dropped) | None => return,
+    };
+    let reply = progress.last.as_ref();
+    tracer.note_patiently(&Record::Found(Outcome {
+        id: envelope.id.raw(),
+        // Of an end it is when that was.
+        at: progress.next_attempt.max(envelope.received_at).millis(),
+        recipient: &withheld.shown(recipient),
+        fate,
+        next_hop: "",
+        region: "",
+        host: reply.map_or("", |reply| &reply.host),
+        code: reply.map_or(0, |reply| reply.code),
+        enhanced: &reply.map(|reply| reply.status.to_string()).unwrap_or_default(),
+        reply: &reply.map(|reply| withheld.shown_reply(reply, recipient)).unwrap_or_default(),
+        attempts: progress.attempts,
+        next_attempt: 0,
+    }));
 }
 
 fn word_of(transport: Transport) -> &'static str {

@@ -211,7 +211,8 @@ fn audit_record(chain: &mut Chain, record: Record<'_>, now: Timestamp) {
             let event = Event::Rested { id: id_of(rested.id), to: summed_up(&rested.recipients) };
             chain.append(Timestamp::from_millis(rested.at), event);
         }
-        Record::Refused(_) | Record::Happening(_) => {}
+        // Its next hop is not known any more: nothing to prove a place with.
+        Record::Found(_) | Record::Refused(_) | Record::Happening(_) => {}
     }
 }
 

@@ -259,9 +259,8 @@ impl Plan {
     /// Domains are A-labels in the trace; a path may be asked for as it stands in a log, in its brackets.
     fn address(&mut self, key: &str, column: &str, asked: &str, index: Index) -> Result<(), Error> {
         let asked = asked.trim();
-        let bare = asked.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(asked);
         let exactly = |text: &str| Term::with(format!("{column} = ?"), Value::Text(turned(text)), index);
-        let term = match AddressPattern::parse(bare) {
+        let term = match AddressPattern::parse(asked) {
             Some(AddressPattern::Null) => Term::new(format!("{column} = ''"), Some(index)),
             // '[' is the first character after '@' where case does not count.
             Some(AddressPattern::At(domain)) => Term {
@@ -270,7 +269,9 @@ impl Plan {
                 index: Some(index),
             },
             Some(AddressPattern::One(address)) => exactly(&address.to_string()),
-            None if bare.eq_ignore_ascii_case("postmaster") => exactly(bare),
+            None if asked.trim_matches(['<', '>']).eq_ignore_ascii_case("postmaster") => {
+                exactly("postmaster")
+            }
             None => {
                 let why = format!("{key}: '{asked}' is none; expected an address, @domain or <>");
                 return Err(Error::Question(why));

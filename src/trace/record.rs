@@ -25,6 +25,9 @@ pub enum Record<'a> {
     RecoveryEnd { at: i64, before: u64 },
     #[serde(borrow)]
     Rested(Rested<'a>),
+    /// How a recipient ended before a start, as the spool has it; it may have been told then.
+    #[serde(borrow)]
+    Found(Outcome<'a>),
 }
 
 /// Who brought it.

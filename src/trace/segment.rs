@@ -557,6 +557,13 @@ impl Segment {
         Ok(())
     }
 
+    /// Whether the end of this recipient is still to be told.
+    pub(super) fn is_open(&self, outcome: &Outcome<'_>) -> Result<bool> {
+        let sql = "SELECT 1 FROM recipient WHERE id=?1 AND address=?2 AND status NOT IN (1,2,5,7)";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        statement.exists(params![integer(outcome.id), turned(outcome.recipient)]).map(|has_ended| !has_ended)
+    }
+
     /// Its arrival was lost: what is left of it is told all the same.
     fn insert_unknown(
         &mut self,

@@ -198,6 +198,7 @@ impl Store {
                 Record::Lost { at, records } => later.push(Later::Lost { at, records }),
                 Record::RecoveryEnd { at, before } => recovery_end = Some((at, before)),
                 Record::Rested(_) => {}
+                Record::Found(outcome) => later.push(Later::Found(outcome)),
             }
         }
         for fresh in fresh.values() {
@@ -224,6 +225,15 @@ impl Store {
                 segment.update(outcome)?;
                 let history = History::of(outcome);
                 segment.add_history(history.id, history.at, history.what, history.recipient, &history.says)
+            }
+            Later::Found(outcome) => {
+                let segment = self.for_new(Family::Messages, outcome.id)?;
+                if !segment.is_open(outcome)? {
+                    return Ok(());
+                }
+                segment.update(outcome)?;
+                let History { id, at, what, recipient, says } = History::of(outcome);
+                segment.add_history(id, at, what, recipient, &says)
             }
             Later::History(History { id, at, what, recipient, says }) => {
                 self.for_new(Family::Messages, *id)?.add_history(*id, *at, what, recipient, says)
@@ -396,9 +406,14 @@ fn bytes_of(path: &Path) -> u64 {
 /// A change to what an earlier batch put in, or to what this one did.
 enum Later<'a> {
     Outcome(Outcome<'a>),
+    /// Told again, if it was told before.
+    Found(Outcome<'a>),
     History(History<'a>),
     Happening(Happening<'a>),
-    Lost { at: i64, records: u64 },
+    Lost {
+        at: i64,
+        records: u64,
+    },
 }
 
 struct History<'a> {
