@@ -132,6 +132,7 @@ fn what_is_held_stays_through_restarts_and_goes_on_when_released() {
     let mut client = edge.client();
     client.deliver("ann@sender.example", &["ben@contoso.com", "bob@contoso.com"], letter("half of it"));
     until("it to wait", || (states(&edge) == ["waiting"]).then_some(()));
+    let bytes = edge.queue()[0]["bytes"].clone();
     let held = order(&edge, &["hold", "--recipient", "ben@contoso.com"]);
     assert_eq!((&held["messages"], &held["recipients"]), (&1.into(), &1.into()), "{held}");
     for kill in [false, true] {
@@ -145,6 +146,7 @@ fn what_is_held_stays_through_restarts_and_goes_on_when_released() {
         let held = rows.iter().find(|row| row["state"] == "held").expect("one of them");
         assert_eq!(held["recipients"][0], "ben@contoso.com");
         assert!(held["held_since"].is_string() && held["next_attempt"].is_null(), "{held}");
+        assert_eq!(held["bytes"], bytes, "its head counts after a start too");
     }
     let sink = Sink::start_at(at, &[]);
     order(&edge, &["retry"]);

@@ -165,7 +165,7 @@ impl Queue {
                     envelope: message.envelope.clone(),
                     recipients: vec![index],
                     content: None,
-                    bytes: message.body_bytes,
+                    bytes: message.bytes,
                     attempts: progress.attempts,
                     interval: Duration::from_secs(progress.interval_s),
                     next_attempt: progress.next_attempt,

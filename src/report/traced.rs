@@ -415,7 +415,7 @@ pub(super) fn recovered<'a>(
                 message_id: "",
                 subject: "",
                 authentication: "",
-                size: message.body_bytes,
+                size: message.bytes,
                 by: By::Recovery,
                 cause: None,
                 recipients: headings,

@@ -36,7 +36,8 @@ pub struct RecoveredMessage {
     pub quarantined: bool,
     /// Why, as far as that is known.
     pub quarantine: Option<String>,
-    pub body_bytes: u64,
+    /// Of its head and body, as they are handed on.
+    pub bytes: u64,
 }
 
 /// Something on disk that is not as it was written.
@@ -476,7 +477,7 @@ fn build(
             progress: message.progress,
             quarantined: message.quarantined.is_some(),
             quarantine: message.quarantined,
-            body_bytes: message.header.body_bytes,
+            bytes: u64::from(message.header.head_bytes) + message.header.body_bytes,
         });
     }
     finished
