@@ -149,7 +149,7 @@ impl Queue {
     }
 
     /// Takes what the spool held when the daemon started; it leaves in the order received (rule 84), and so
-    /// not before all of it is there.
+    /// neither leaves nor expires before all of it is there.
     pub async fn recover(&self, messages: Vec<RecoveredMessage>) {
         self.0.recovering.store(true, Ordering::Release);
         for message in messages {
@@ -471,6 +471,13 @@ impl Core {
         const STANDSTILL_SLEEP: Duration = Duration::from_secs(1);
         let mut stopping = self.stopping.subscribe();
         loop {
+            // A message's recipients come one by one; its sender is told of all of them at once.
+            if self.recovering.load(Ordering::Acquire) {
+                tokio::select! {
+                    () = road.changed.notified() => continue,
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                }
+            }
             let now = self.clock.now();
             let (expired, late, last, wake, name) = {
                 let mut state = road.lock();
