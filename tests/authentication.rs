@@ -281,6 +281,28 @@ fn mail_over_ipv6_needs_leave_a_name_and_a_proof() {
     );
 }
 
+/// Rule 53 is for who is attributed to a connector, and a partner's domain in MAIL FROM attributes nobody.
+#[test]
+fn over_ipv6_a_partners_domain_alone_is_no_proof() {
+    let server = Nameserver::start(&zones(""));
+    let edge = start(&server, "");
+    let partner = "[[tenant.inbound_connector]]\nname = \"partner\"\ntype = \"partner\"\n\
+                   sender_domains = [\"elsewhere.example\", \"sender.example\"]\nsource_ips = [\"203.0.113.1\"]\n";
+    edge.write_directory(&format!("{}\n{partner}", contoso(false, "")));
+    edge.reload();
+    let mut client = client(&edge, GOOD_V6);
+    client.expect(&format!("MAIL FROM:<{SENDER}>"), "250 2.1.0 Sender OK");
+    client.expect(&format!("RCPT TO:<{ANNA}>"), NOT_OVER_IPV6);
+    client.expect("RSET", "250 2.0.0 Resetting");
+    edge.write_directory(&format!("{}\n{partner}", contoso(true, "")));
+    edge.reload();
+    client.envelope("x@elsewhere.example", &[ANNA]);
+    assert_eq!(client.data(from_sender("Hello\r\n")), UNPROVEN);
+    let explained = edge.command(&["explain", ANNA, "--from", SENDER, "--client-ip", NAMELESS_V6]);
+    assert_eq!(explained.code, 1, "{explained:#?}");
+    assert!(explained.stdout.contains(NAMELESS), "{explained:#?}");
+}
+
 #[test]
 fn a_signature_is_proof_enough_over_ipv6_and_exemption_does_not_help() {
     let rsa = Signer::rsa();

@@ -91,7 +91,8 @@ fn a_proxy_header_from_a_stranger_is_no_header() {
 fn a_balancer_without_a_whole_header_is_told_nothing() {
     let edge = behind_a_balancer();
     let long_v1 = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 5_000], b"\r\n".to_vec()].concat();
-    let bad: [(&str, &[u8]); 12] = [
+    let long_unknown = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 92], b"\r\n".to_vec()].concat();
+    let bad: [(&str, &[u8]); 14] = [
         ("none", b"EHLO client.example.org\r\n"),
         ("another command", b"PROXI TCP4 192.0.2.7 192.0.2.1 5000 25\r\n"),
         ("version 1 without addresses", b"PROXY TCP4\r\n"),
@@ -100,7 +101,9 @@ fn a_balancer_without_a_whole_header_is_told_nothing() {
         ("the wrong family", b"PROXY TCP4 2001:db8::1 2001:db8::2 5000 25\r\n"),
         ("a bare line end", b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 25\n"),
         ("oversized version 1", &long_v1),
+        ("version 1 of 108 octets", &long_unknown),
         ("oversized version 2", &v2(60_000)),
+        ("oversized version 2 in one piece", &v2(4_100)),
         ("version 3", b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x01\x13\x88\0\x19"),
         ("a length too short for its addresses", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x04\xc0\0\x02\x07"),
         ("TLS", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"),

@@ -117,6 +117,12 @@ fn what_a_tenant_says_of_its_servers_is_nothing_to_others() {
              source_ips = [\"127.0.0.0/24\"]\n{more}\n"
         )
     };
+    let partner = |address: &str| {
+        format!(
+            "[[tenant.inbound_connector]]\nname = \"partner\"\ntype = \"partner\"\n\
+             sender_domains = [\"foreign.example\"]\nsource_ips = [\"{address}\"]\nskip_last_ip = true\n"
+        )
+    };
     let tenant = |id: &str, connector: &str| {
         format!(
             "[[tenant]]\nid = \"{id}\"\ndefault_region = \"EUR\"\ndomain = [{{ name = \"{id}.example\" }}]\n\
@@ -128,6 +134,8 @@ fn what_a_tenant_says_of_its_servers_is_nothing_to_others() {
         tenant("second", &connector("skip_last_ip = true")),
         tenant("third", &connector("")),
         tenant("fourth", ""),
+        tenant("fifth", &partner("127.0.0.1")),
+        tenant("sixth", &partner("203.0.113.1")),
     ]
     .join("\n");
     let edge = Edge::builder("EUR").directory(&directory).start();
@@ -139,6 +147,9 @@ fn what_a_tenant_says_of_its_servers_is_nothing_to_others() {
         (&["u@third.example"], 0),
         (&["u@fourth.example"], 0),
         (&["u@first.example", "u@fourth.example"], 0),
+        (&["u@fifth.example"], 1),
+        // A partner's domain, which anybody may write, and not its address.
+        (&["u@sixth.example"], 0),
     ] {
         let subject = recipients.join(" ");
         let message = format!("{chain}Subject: {subject}\r\n\r\nbody\r\n");

@@ -65,7 +65,7 @@ fn refuse_direct_send(facts: &ClientFacts<'_>, trail: &mut Trail) -> Result<(), 
 
 /// Rules 35 and 37 for the recipient's tenant: the partner connector that covers the sender most exactly,
 /// where several do equally one that the client satisfies, says what the client must have. It is then the
-/// connector that the mail comes by.
+/// connector that the mail comes by, if the client shows that it is the partner's: anybody may write its domain.
 pub fn decide_partner(
     tenant: &Arc<Tenant>,
     peer: &Peer,
@@ -98,8 +98,10 @@ pub fn decide_partner(
         return Err(Reason::TlsNeeded);
     }
     trail.step("35", || format!("as partner connector {} of tenant {} asks", satisfied.name, tenant.id));
-    let by_certificate = satisfied.covers_certificate(peer.verified_names());
-    let proof = if by_certificate { Proof::Certificate } else { Proof::Address };
+    let Some(proof) = proof(peer, satisfied) else {
+        trail.step("35", || "nothing but the sender speaks for the partner: mail of anybody's".to_owned());
+        return Ok(None);
+    };
     Ok(Some(Via { tenant: tenant.clone(), connector: (*satisfied).clone(), proof }))
 }
 
@@ -121,6 +123,14 @@ fn most_exact_partners<'t>(tenant: &'t Tenant, sender: Option<&Domain>) -> Vec<&
 fn satisfies(peer: &Peer, connector: &InboundConnector) -> bool {
     (!connector.restrict_to_ip || connector.covers_ip(peer.ip))
         && (!connector.restrict_to_certificate || connector.covers_certificate(peer.verified_names()))
+}
+
+/// By what the client is the connector's.
+fn proof(peer: &Peer, connector: &InboundConnector) -> Option<Proof> {
+    if connector.covers_certificate(peer.verified_names()) {
+        return Some(Proof::Certificate);
+    }
+    connector.covers_ip(peer.ip).then_some(Proof::Address)
 }
 
 fn in_plain_text(connector: &InboundConnector, tenant: &Tenant) -> String {

@@ -208,6 +208,9 @@ fn inbound_connector<'p>(
             if !names_certificates && !names_ips {
                 section.mistake("", "never matches anyone", "certificate_names or source_ips");
             }
+            if section.has("sender_domains") {
+                section.refuse_empty("sender_domains", "the domains that it sends for, or no such key");
+            }
             for (key, set) in
                 [("restrict_to_ip", restrict_to_ip), ("restrict_to_certificate", restrict_to_certificate)]
             {

@@ -11,8 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::Wire;
 
-/// The longest v2 header with its TLVs that a mail edge needs; v1 ends at 107 octets by itself.
+/// The longest v2 header with its TLVs that a mail edge needs,
 const HEADER_LIMIT: usize = 4096;
+/// and the longest that v1 allows, CRLF included.
+const LINE_LIMIT: usize = 107;
 
 /// Who is behind the load balancer.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,13 +30,14 @@ pub(super) async fn read_header(wire: &mut Wire, patience: Duration) -> Option<C
     let deadline = Instant::now() + patience;
     loop {
         match ProxyHeader::parse(wire.pending(), ParseConfig::default()) {
+            Ok((_, length)) if length > limit_of(wire.pending()) => return None,
             Ok((header, length)) => {
                 let caller =
                     header.proxied_address().map_or(Caller::Local, |address| Caller::Client(address.source));
                 wire.consume(length);
                 return Some(caller);
             }
-            Err(Error::BufferTooShort) if wire.pending().len() < HEADER_LIMIT => {}
+            Err(Error::BufferTooShort) if wire.pending().len() < limit_of(wire.pending()) => {}
             Err(_) => return None,
         }
         let filled = timeout_at(deadline, wire.fill()).await.ok()?.ok()?;
@@ -42,6 +45,10 @@ pub(super) async fn read_header(wire: &mut Wire, patience: Duration) -> Option<C
             return None;
         }
     }
+}
+
+fn limit_of(header: &[u8]) -> usize {
+    if header.starts_with(b"PROXY") { LINE_LIMIT } else { HEADER_LIMIT }
 }
 
 #[cfg(test)]
