@@ -36,7 +36,6 @@ struct Connection {
     not_stored: Option<NotStored>,
     stored: Vec<Vec<u8>>,
     closed: bool,
-    tls_ready: bool,
 }
 
 enum Reading {
@@ -63,7 +62,6 @@ impl Connection {
             not_stored: None,
             stored: Vec::new(),
             closed: false,
-            tls_ready: true,
         }
     }
 
@@ -87,13 +85,9 @@ impl Connection {
                     self.session.on(Input::Judged(ruling))
                 }
                 Action::StartTls(answer) => {
-                    if !self.tls_ready {
-                        self.session.on(Input::TlsNotReady)
-                    } else {
-                        self.say(&answer);
-                        self.reading = Reading::Handshake;
-                        return;
-                    }
+                    self.say(&answer);
+                    self.reading = Reading::Handshake;
+                    return;
                 }
                 Action::ReadBody(ReadBody::Data { answer, rules }) => {
                     self.say(&answer);
@@ -331,7 +325,6 @@ fn run(path: &Path) {
                 "draining" => connection.event(Input::Draining),
                 "too-old" => connection.event(Input::TooOld),
                 "patience-over" => connection.event(Input::PatienceOver),
-                "tls-not-ready" => connection.tls_ready = false,
                 "secured" => {
                     assert!(
                         matches!(connection.reading, Reading::Handshake),

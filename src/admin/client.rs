@@ -33,6 +33,16 @@ pub enum Error {
     Refused { status: StatusCode, text: String },
 }
 
+impl Error {
+    /// Whether the daemon found the question itself wrong.
+    pub fn is_mistake(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { status: StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY, .. }
+        )
+    }
+}
+
 pub async fn get(socket: &Path, path: &str) -> Result<String, Error> {
     ask(socket, Method::GET, path, Bytes::new()).await
 }

@@ -74,11 +74,6 @@ impl Finding {
         }
         self
     }
-
-    /// The value of a property.
-    pub fn property(&self, name: &str) -> Option<&str> {
-        self.properties.iter().find(|(property, _)| *property == name).map(|(_, value)| value.as_str())
-    }
 }
 
 /// As in the header field and the log: `dkim=pass header.d=contoso.com`.

@@ -280,11 +280,7 @@ fn tell(cli: &Cli, path: &str, print: fn(&serde_json::Value)) -> u8 {
 fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_json::Value)) -> u8 {
     let text = match answer {
         Ok(text) => text,
-        Err(error) => {
-            let is_mistake = matches!(&error, client::Error::Refused { status, .. } if *status == hyper::StatusCode::UNPROCESSABLE_ENTITY);
-            complain(&error);
-            return if is_mistake { MISTAKE } else { NO };
-        }
+        Err(error) => return unanswered(&error),
     };
     match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(value) if cli.json => print_json(&value),
@@ -293,6 +289,40 @@ fn answer(cli: &Cli, answer: Result<String, client::Error>, print: fn(&serde_jso
         Err(_) => {}
     }
     YES
+}
+
+/// What the daemon answers to a question, or why not.
+fn parsed(answer: Result<String, client::Error>) -> Result<serde_json::Value, u8> {
+    let text = answer.map_err(|error| unanswered(&error))?;
+    serde_json::from_str(&text).map_err(|error| {
+        complain(format_args!("the daemon's answer is no JSON: {error}"));
+        NO
+    })
+}
+
+fn unanswered(error: &client::Error) -> u8 {
+    complain(error);
+    if error.is_mistake() { MISTAKE } else { NO }
+}
+
+/// What is asked for, as the terms of a URL's query.
+fn terms(asked: &impl serde::Serialize) -> Vec<String> {
+    let asked = serde_json::to_value(asked).expect("plain values");
+    let fields = asked.as_object().into_iter().flatten();
+    fields.map(|(key, value)| format!("{key}={}", encoded(&plain(value)))).collect()
+}
+
+/// RFC 3986 §2.1: everything but letters, digits and `-._~`.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 /// Until nobody answers on the socket any more: the daemon bounds its drain itself.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{MISTAKE, NO, YES, block_on, complain, patience, plain, print_fields, print_json, print_table};
+use super::{NO, YES, block_on, parsed, patience, plain, print_fields, print_json, print_table, terms};
 use crate::admin::client;
 use crate::mail::{AddressPattern, Filter, MessageId, Priority};
 
@@ -194,44 +194,10 @@ fn act(socket: &Path, verb: &str, change: &Change, mut request: Value, json: boo
     if value["messages"] == 0 && value["holds"] == 0 { NO } else { YES }
 }
 
-fn parsed(answer: Result<String, client::Error>) -> Result<Value, u8> {
-    match answer {
-        Ok(text) => serde_json::from_str(&text).map_err(|error| {
-            complain(format_args!("the daemon's answer is no JSON: {error}"));
-            NO
-        }),
-        Err(error) => {
-            complain(&error);
-            Err(match error {
-                client::Error::Refused { status, .. } if status.as_u16() == 422 || status.as_u16() == 400 => {
-                    MISTAKE
-                }
-                _ => NO,
-            })
-        }
-    }
-}
-
 fn query(filter: &Filter, limit: usize) -> String {
-    let mut words = vec![format!("limit={limit}")];
-    let Value::Object(fields) = json!(filter) else { unreachable!("a filter is an object") };
-    for (key, value) in fields {
-        words.push(format!("{key}={}", escaped(&plain(&value))));
-    }
-    words.join("&")
-}
-
-/// RFC 3986 §2.1.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+    let mut asked = vec![format!("limit={limit}")];
+    asked.extend(terms(filter));
+    asked.join("&")
 }
 
 fn print_summary(value: &Value) {

@@ -5,7 +5,9 @@ use std::path::Path;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Cli, MISTAKE, NO, YES, block_on, complain, plain, print_json, socket, state_dir};
+use super::{
+    Cli, MISTAKE, NO, YES, block_on, complain, encoded, parsed, plain, print_json, socket, state_dir, terms,
+};
 use crate::admin::client;
 use crate::clock::Clock;
 use crate::trace::{self, Question};
@@ -65,19 +67,8 @@ impl Trace {
     fn ask(&self, cli: &Cli) -> Result<Value, u8> {
         let socket = socket(cli)?;
         match block_on(client::get(&socket, &self.path())) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| {
-                complain(format_args!("the daemon's answer cannot be read: {error}"));
-                NO
-            }),
             Err(client::Error::NotRunning(..)) => self.ask_files(&state_dir(cli)?),
-            Err(client::Error::Refused { status, text }) => {
-                complain(text);
-                Err(if status == hyper::StatusCode::UNPROCESSABLE_ENTITY { MISTAKE } else { NO })
-            }
-            Err(error) => {
-                complain(&error);
-                Err(NO)
-            }
+            answer => parsed(answer),
         }
     }
 
@@ -115,25 +106,8 @@ impl Trace {
         if let Some(id) = &self.id {
             return format!("/v1/trace/{}", encoded(id));
         }
-        let question = serde_json::to_value(self.question()).expect("plain values");
-        let fields = question.as_object().into_iter().flatten();
-        let terms: Vec<String> =
-            fields.map(|(key, value)| format!("{key}={}", encoded(&plain(value)))).collect();
-        format!("/v1/trace?{}", terms.join("&"))
+        format!("/v1/trace?{}", terms(&self.question()).join("&"))
     }
-}
-
-/// RFC 3986 §2.1: everything but letters, digits and `-._~`.
-pub(super) fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// A terminal's line, unless `COLUMNS` says otherwise.

@@ -14,6 +14,7 @@ use super::settings::*;
 use super::{Audit, Trace, directory, limits};
 use crate::document::{Entry, Page, Section};
 use crate::mail::{Domain, Endpoint, Region, Regions, TlsLevel};
+use crate::queue::{FIRST_INTERVAL_LIMIT, INTERVAL_LIMIT};
 
 /// What the file says, and the other files it names.
 pub(super) struct Reading<'p> {
@@ -53,9 +54,6 @@ pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) const INSTANT: Duration = Duration::from_millis(1);
-/// Rule 82.
-const FIRST_INTERVAL_LIMIT: Duration = Duration::from_secs(15 * 60);
-const INTERVAL_LIMIT: Duration = HOUR;
 
 /// Reads the whole page; `base` is where the paths in it begin.
 pub(super) fn read<'p>(page: &'p Page<'p>, base: &Path) -> Reading<'p> {

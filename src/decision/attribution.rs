@@ -63,14 +63,6 @@ impl Attribution {
         }
     }
 
-    /// The inbound connector that it was recognised by.
-    pub fn connector(&self) -> Option<&str> {
-        match self {
-            Self::Originating { connector, .. } => Some(connector),
-            Self::Incoming | Self::PeerEdge(_) => None,
-        }
-    }
-
     /// As the envelope keeps it.
     pub fn transport(&self) -> Transport {
         match self {
@@ -148,7 +140,7 @@ impl Came {
     }
 
     /// Whether it came by an on-premises connector of this tenant.
-    pub(super) fn is_from_servers_of(&self, tenant: &Tenant) -> bool {
+    fn is_from_servers_of(&self, tenant: &Tenant) -> bool {
         let own = |name: &Arc<str>| {
             let inbound = tenant.inbound_connectors.iter().find(|inbound| inbound.name == *name);
             inbound.is_none_or(|inbound| inbound.kind == ConnectorKind::OnPremises)

@@ -195,7 +195,8 @@ async fn read_exactly(wire: &mut Wire, size: usize) -> io::Result<Vec<u8>> {
             fill(wire).await?;
         }
         let part = wire.pending().len().min(size - content.len());
-        content.extend_from_slice(&wire.take(part));
+        content.extend_from_slice(&wire.pending()[..part]);
+        wire.consume(part);
     }
     Ok(content)
 }

@@ -64,7 +64,7 @@ pub struct Resolver {
 
 enum Backing {
     Servers(ArcSwap<Source>, watch::Sender<Validation>),
-    /// A written-down table: tests, and set-ups without a DNS.
+    /// A written-down table, for tests.
     Table(Table),
 }
 

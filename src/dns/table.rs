@@ -1,4 +1,4 @@
-//! Table: answers that are written down, for pure tests and for set-ups without a DNS.
+//! Table: answers that are written down, for tests that need no servers.
 //!
 //! Answers like servers do: a name without records of one kind has no data, a name that is not here does not
 //! exist.

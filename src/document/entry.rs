@@ -47,11 +47,6 @@ impl<'p> Entry<'p> {
         self.page.line(self.at)
     }
 
-    /// The dotted path of its key.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
     pub fn mistake(&self, problem: impl Into<String>, expected: impl Into<String>) {
         self.page.mistake(self.at, &self.path, problem.into(), expected.into());
     }

@@ -207,13 +207,6 @@ impl Envelope {
             peer: None,
         }
     }
-
-    /// Whether a next hop must offer SMTPUTF8 (RFC 6531 §3.6).
-    pub fn needs_utf8(&self) -> bool {
-        self.smtputf8
-            || self.sender.as_ref().is_some_and(Address::needs_utf8)
-            || self.recipients.iter().any(|recipient| recipient.address.needs_utf8())
-    }
 }
 
 #[cfg(test)]

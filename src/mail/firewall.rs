@@ -306,11 +306,6 @@ impl Screen {
         self.removed
     }
 
-    /// Octets that wait for the rest of their line.
-    pub fn held(&self) -> usize {
-        self.held.len()
-    }
-
     fn walk(&mut self, content: &[u8], keep: &mut impl FnMut(&[u8])) {
         let mut give = |part: &[u8]| {
             if !part.is_empty() {
@@ -579,7 +574,7 @@ mod tests {
             screen.push(line.as_bytes(), |part| kept += part.len());
             for _ in 0..1024 {
                 screen.push(&[b'x'; 1024], |part| kept += part.len());
-                assert!(screen.held() <= 2 * RESULTS_LIMIT + 64, "{line}: {} held", screen.held());
+                assert!(screen.held.len() <= 2 * RESULTS_LIMIT + 64, "{line}: {} held", screen.held.len());
             }
             screen.finish(|part| kept += part.len());
             let all = line.len() + 1024 * 1024;

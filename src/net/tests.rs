@@ -72,8 +72,7 @@ async fn a_wire_reads_and_writes_across_its_buffers() {
     theirs.write_all(b"EHLO a\r\nNOOP\r\n").await.expect("room");
     assert_eq!(wire.fill().await.expect("open"), 14);
     assert_eq!(wire.pending(), b"EHLO a\r\nNOOP\r\n");
-    wire.consume(8);
-    assert_eq!(wire.take(4), Bytes::from_static(b"NOOP"));
+    wire.consume(12);
     assert_eq!(wire.discard_pending(), 2);
 
     // Much more than the pipe holds, in small and large parts: order and bytes are kept.

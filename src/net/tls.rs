@@ -433,11 +433,6 @@ pub enum Trust<'a> {
 /// (spec, section 6). Sessions are resumed.
 #[derive(Debug)]
 pub struct ClientTls {
-    ready: ArcSwap<ClientReady>,
-}
-
-#[derive(Debug)]
-struct ClientReady {
     anyone: Arc<ClientConfig>,
     named: Arc<ClientConfig>,
     roots: Roots,
@@ -451,44 +446,6 @@ const AUTHORITIES_LIMIT: usize = 1024;
 
 impl ClientTls {
     pub fn new(roots: Roots, identity: Option<&Identity>) -> Result<Self, Error> {
-        Ok(Self { ready: ArcSwap::from_pointee(ClientReady::new(roots, identity)?) })
-    }
-
-    pub fn replace(&self, roots: Roots, identity: Option<&Identity>) -> Result<(), Error> {
-        self.ready.store(Arc::new(ClientReady::new(roots, identity)?));
-        Ok(())
-    }
-
-    pub(super) fn config(&self, trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
-        let ready = self.ready.load();
-        match trust {
-            Trust::Anyone => Ok(ready.anyone.clone()),
-            Trust::Named => Ok(ready.named.clone()),
-            Trust::NamedBy(authorities) => ready.named_by(authorities),
-            // Made for this connection alone, so that nothing is resumed that was proven otherwise.
-            Trust::Dane(dane) => believing(dane),
-        }
-    }
-
-    /// Whose signatures are believed now.
-    pub(super) fn roots(&self) -> Roots {
-        self.ready.load().roots.clone()
-    }
-
-    /// For fetching pages: names are proven by known authorities, and nothing of ours is shown.
-    pub fn for_pages(&self) -> ClientConfig {
-        ClientConfig::clone(&self.ready.load().named)
-    }
-}
-
-fn believing(dane: &Dane) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = DaneVerifier::new(dane.clone(), PROVIDER.signature_verification_algorithms);
-    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-    Ok(Arc::new(builder.with_no_client_auth()))
-}
-
-impl ClientReady {
-    fn new(roots: Roots, identity: Option<&Identity>) -> Result<Self, Error> {
         let any = AnyServer { algorithms: PROVIDER.signature_verification_algorithms };
         let anyone = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(any));
         Ok(Self {
@@ -498,6 +455,26 @@ impl ClientReady {
             identity: identity.cloned(),
             named_by: Mutex::default(),
         })
+    }
+
+    pub(super) fn config(&self, trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
+        match trust {
+            Trust::Anyone => Ok(self.anyone.clone()),
+            Trust::Named => Ok(self.named.clone()),
+            Trust::NamedBy(authorities) => self.named_by(authorities),
+            // Made for this connection alone, so that nothing is resumed that was proven otherwise.
+            Trust::Dane(dane) => believing(dane),
+        }
+    }
+
+    /// Whose signatures are believed.
+    pub(super) fn roots(&self) -> Roots {
+        self.roots.clone()
+    }
+
+    /// For fetching pages: names are proven by known authorities, and nothing of ours is shown.
+    pub fn for_pages(&self) -> ClientConfig {
+        ClientConfig::clone(&self.named)
     }
 
     fn named_by(&self, authorities: &Path) -> Result<Arc<ClientConfig>, Error> {
@@ -513,6 +490,12 @@ impl ClientReady {
         known.insert(authorities.to_owned(), config.clone());
         Ok(config)
     }
+}
+
+fn believing(dane: &Dane) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = DaneVerifier::new(dane.clone(), PROVIDER.signature_verification_algorithms);
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(Arc::new(builder.with_no_client_auth()))
 }
 
 fn named(roots: Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, Error> {
@@ -546,10 +529,10 @@ pub fn library_tls(trust: Trust<'_>) -> Result<Arc<ClientConfig>, Error> {
         Trust::Named => Roots::system(),
         Trust::NamedBy(file) => Roots::system().and_file(file)?,
     };
-    let ready = ClientReady::new(roots, None)?;
+    let tls = ClientTls::new(roots, None)?;
     Ok(match trust {
-        Trust::Anyone => ready.anyone,
-        Trust::Named | Trust::NamedBy(_) | Trust::Dane(_) => ready.named,
+        Trust::Anyone => tls.anyone,
+        Trust::Named | Trust::NamedBy(_) | Trust::Dane(_) => tls.named,
     })
 }
 

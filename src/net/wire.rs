@@ -78,11 +78,6 @@ impl Wire {
         self.input.advance(count);
     }
 
-    /// Takes `count` bytes off the front of `pending`, to keep: shares the buffer instead of copying it.
-    pub fn take(&mut self, count: usize) -> Bytes {
-        self.input.split_to(count).freeze()
-    }
-
     /// Drops what was read, and says how much it was. What came in clear before TLS is not to be believed
     /// after it (rule 63).
     pub fn discard_pending(&mut self) -> usize {

@@ -35,8 +35,6 @@ pub enum Input<'a> {
     Judged(Ruling),
     /// The body that `ReadBody` asked for has ended; for a chunk that is not the last, so far.
     BodyEnded(BodySummary),
-    /// `StartTls` could not be carried out; its answer was not sent.
-    TlsNotReady,
     /// How `Store` ended.
     Stored(Result<MessageId, NotStored>),
     /// `Store` ended without a disk: the next hop took the message, or did not.
@@ -57,8 +55,7 @@ pub enum Action {
     /// Secured: the client speaks next.
     Continue,
     Judge(Question),
-    /// If bytes wait behind the command, close (rule 63). Else send it, do the handshake, then `Secured`;
-    /// or, where that cannot even begin, `TlsNotReady` instead.
+    /// If bytes wait behind the command, close (rule 63). Else send it, do the handshake, then `Secured`.
     StartTls(Answer),
     /// Send it, and go on as `Say`: from now on the peer is the client that it spoke for.
     Introduce(Answer),

@@ -135,7 +135,6 @@ impl Session {
             Input::LineTooLong => self.fault(Reply::LineTooLong),
             Input::BareLineEnding => self.fault(Reply::BareInCommand),
             Input::Secured(facts) => self.secured(facts),
-            Input::TlsNotReady => self.tls_not_ready(),
             Input::Judged(ruling) => self.judged(ruling),
             Input::BodyEnded(summary) => self.body_ended(summary),
             Input::Stored(Ok(id)) => self.stored(Answer::new(Reply::Taken, Detail::Message(id))),
@@ -229,12 +228,6 @@ impl Session {
             _ => panic!("a handshake follows StartTls or precedes Connected"),
         }
         Action::Continue
-    }
-
-    fn tls_not_ready(&mut self) -> Action {
-        assert!(matches!(self.phase, Phase::StartingTls), "only StartTls can fail so");
-        self.phase = Phase::Ready;
-        self.say(Reply::TlsNotNow)
     }
 
     fn line(&mut self, line: &[u8]) -> Action {

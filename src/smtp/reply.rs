@@ -119,7 +119,6 @@ catalogue! {
     PatienceOver        "patience-over"         421 "4.4.2"   "Connection timed out" "RFC 5321 §4.5.3.2";
     SessionTooOld       "session-too-old"       421 "4.4.2"   "Session time limit exceeded" "rule 65";
     TooManyFaults       "too-many-faults"       421 "4.7.0"   "Too many errors on this connection" "RFC 5321 §4.3.2";
-    TlsNotNow           "tls-not-now"           454 "4.7.0"   "TLS not available due to temporary reason" "RFC 3207 §4";
 
     // What was said, and when.
     UnknownCommand      "unknown-command"       500 "5.5.1"   "Unrecognized command" "RFC 5321 §4.2.4";
@@ -149,10 +148,6 @@ catalogue! {
 }
 
 impl Reply {
-    pub fn all() -> &'static [Self] {
-        ALL
-    }
-
     pub fn entry(self) -> &'static Entry {
         &ENTRIES[self as usize]
     }
@@ -626,7 +621,7 @@ mod tests {
     #[test]
     fn classes_agree_and_labels_are_unique() {
         let mut labels = std::collections::BTreeSet::new();
-        for reply in Reply::all() {
+        for reply in ALL {
             let Entry { label, code, status, text, source } = reply.entry();
             if let Some(status) = status {
                 assert_eq!(u16::from(status.class), code / 100, "{label}");
@@ -647,7 +642,7 @@ mod tests {
         let mut wording =
             Wording::new("mx-with-a-rather-long-name.region.datacentre.contoso-hosting.example");
         wording.context = true;
-        for reply in Reply::all() {
+        for reply in ALL {
             let details = [
                 Detail::None,
                 Detail::Ip(v6),

@@ -143,11 +143,6 @@ smtp_address_preference = ipv4
             Some(self.mailbox(address)).filter(|letters| letters.len() >= count)
         })
     }
-
-    /// Messages so far that it took from `client`.
-    pub fn taken_from(&self, client: &str) -> usize {
-        self.log().lines().filter(|line| line.contains(&format!(": client=unknown[{client}]"))).count()
-    }
 }
 
 impl Drop for Postfix {
