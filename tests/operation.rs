@@ -61,6 +61,11 @@ fn a_file_that_is_missing_or_no_toml_is_a_mistake_too() {
     assert_eq!(told.code, 2);
     assert!(told.stderr.contains("landfall.toml"), "{told:#?}");
     assert_eq!(edge.command(&["frobnicate"]).code, 2);
+    // With --json a usage mistake is the document as well.
+    let told = edge.command(&["explain", "anna@contoso.com", "--client-ip", "999.1.1.1", "--json"]);
+    let says = told.json()["error"].as_str().expect("why").to_owned();
+    assert!(told.code == 2 && says.contains("999.1.1.1") && told.stderr.is_empty(), "{told:#?}");
+    assert!(edge.command(&["queue", "--help", "--json"]).stdout.contains("Usage:"));
 }
 
 #[test]
@@ -109,6 +114,23 @@ fn a_reload_takes_up_directory_and_settings_and_drops_nobody() {
     open.deliver("ann@sender.example", &["nora@contoso.com"], letter("welcome"));
     edge.wait_for("nora@contoso.com", 1);
     assert!(Client::greeted(edge.address).say("EHLO again.example").contains("SIZE 1048576"));
+}
+
+#[test]
+fn what_needs_a_restart_is_named_by_every_reload_until_the_file_says_again_what_runs() {
+    let mut edge = edge().start();
+    let named = |edge: &Edge| {
+        let told = edge.command(&["reload", "--json"]);
+        assert_eq!(told.code, 0, "{told:#?}");
+        told.json()["warned"].to_string().contains("limits.connections")
+    };
+    assert!(!named(&edge));
+    let before = std::fs::read_to_string(edge.config()).expect("our own folder");
+    edge.configure("[limits]\nconnections = 77");
+    assert!(named(&edge));
+    assert!(named(&edge), "it runs with another number still");
+    std::fs::write(edge.config(), before).expect("our own folder");
+    assert!(!named(&edge), "nothing differs from what runs");
 }
 
 #[test]

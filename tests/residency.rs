@@ -102,6 +102,14 @@ fn every_kind_of_tampering_is_found_and_named() {
         lines[4] = lines[4].replacen("contoso", "fabrikam", 1);
         join(lines)
     };
+    // A hash is written in lower case: one bit makes another letter of it, and the same number.
+    let bent = {
+        let mut lines = owned();
+        let at = lines[4][..64].find(|digit: char| digit.is_ascii_alphabetic()).expect("64 digits");
+        let letter = lines[4][at..=at].to_uppercase();
+        lines[4].replace_range(at..=at, &letter);
+        join(lines)
+    };
     let removed = {
         let mut lines = owned();
         lines.remove(4);
@@ -116,6 +124,7 @@ fn every_kind_of_tampering_is_found_and_named() {
     let torn = whole[..whole.len() - 20].to_owned();
     for (text, what, n) in [
         (edited, "edited", 4),
+        (bent, "unreadable", 4),
         (removed, "removed", 4),
         (swapped, "reordered", 4),
         (truncated, "truncated", lines.len() - 3),

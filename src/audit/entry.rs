@@ -137,9 +137,10 @@ pub(super) fn put_hex(hash: &Hash, out: &mut String) {
     }
 }
 
+/// Exactly what `put_hex` writes: a digit in upper case is not what was written.
 pub(super) fn unhex(text: &str) -> Option<Hash> {
     let mut hash = GENESIS;
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     for (index, byte) in hash.iter_mut().enumerate() {

@@ -116,7 +116,21 @@ struct Drain {
 
 /// Runs one command line.
 pub fn run() -> ExitCode {
-    ExitCode::from(dispatch(&Cli::parse()))
+    ExitCode::from(match Cli::try_parse() {
+        Ok(cli) => dispatch(&cli),
+        Err(usage) => cannot_be_read(&usage),
+    })
+}
+
+/// What is no command line of ours, and what asks for help or the version.
+fn cannot_be_read(usage: &clap::Error) -> u8 {
+    if !usage.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        usage.exit();
+    }
+    AS_JSON.store(true, Ordering::Relaxed);
+    let says = usage.to_string();
+    complain(says.strip_prefix("error: ").unwrap_or(&says).trim_end());
+    MISTAKE
 }
 
 /// Whether errors are documents too; set once, before anything can go wrong.

@@ -459,7 +459,8 @@ impl Daemon {
     async fn try_reload(&mut self) -> Result<Vec<String>, String> {
         let path = self.path.clone();
         let config::Loaded { settings: wanted, table, warnings } = load_meanwhile(path).await?;
-        let fixed = settings_that_need_a_restart(&self.settings, &wanted);
+        // Beside the settings of the start: those are in force, however many reloads there were since.
+        let fixed = settings_that_need_a_restart(&self.first, &wanted);
         let mut settings = Settings { node: self.settings.node.clone(), ..wanted };
         if let Some(place) = self.confined.out_of_reach(&settings) {
             return Err(format!(
@@ -577,7 +578,7 @@ fn tidy_stores(settings: &Settings, reporter: Reporter, clock: Clock) {
     }
 }
 
-/// What a reload leaves as it was, each with a word for the operator.
+/// What a reload leaves as it was at the start, each with a word for the operator.
 fn settings_that_need_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
     let changed = [
         ("[node]", old.node != new.node),
