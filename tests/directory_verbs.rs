@@ -55,6 +55,21 @@ fn agreed(edges: [&Edge; 2], arguments: &[&str]) -> (i32, Value) {
 }
 
 #[test]
+fn a_check_of_the_configuration_asks_the_database_and_warns_of_what_it_finds() {
+    let (file, database, postgres) = both();
+    let warnings = |edge: &Edge| {
+        let told = edge.command(&["config", "check", "--json"]);
+        assert_eq!((told.code, &told.json()["ok"]), (0, &true.into()), "{told:#?}");
+        told.json()["warnings"].to_string()
+    };
+    let routes = "region.GBR: has no route";
+    assert!(warnings(&file).contains(routes) && warnings(&database).contains(routes));
+    drop(postgres);
+    let told = warnings(&database);
+    assert!(told.contains("directory: cannot be asked now: "), "{told}");
+}
+
+#[test]
 fn a_file_and_a_database_give_the_same_answers() {
     let (file, database, _postgres) = both();
     let edges = [&file, &database];

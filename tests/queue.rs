@@ -273,6 +273,28 @@ fn what_is_deleted_is_gone_and_nobody_hears_of_it() {
 }
 
 #[test]
+fn of_a_message_to_two_only_the_one_that_is_deleted_is_told_as_deleted() {
+    let edge = waiting(&[("anna@contoso.com", &["ben@contoso.com", "bob@contoso.com"])]);
+    order(&edge, &["delete", "--recipient", "ben@contoso.com"]);
+    let row = |address: &str| {
+        let told = edge.command(&["trace", "--to", address, "--json"]);
+        told.json().as_array().and_then(|rows| rows.first().cloned()).unwrap_or_default()
+    };
+    let gone =
+        until("the one to be told", || Some(row("ben@contoso.com")).filter(|row| row["status"] == "deleted"));
+    assert!(gone["next_attempt"].is_null(), "it is never tried again: {gone:#}");
+    let stays = row("bob@contoso.com");
+    assert!(stays["status"] == "deferred" || stays["status"] == "pending", "{stays:#}");
+    assert_eq!(edge.queue()[0]["recipients"], serde_json::json!(["bob@contoso.com"]));
+    let exceptions = until("the audit", || {
+        let report = edge.command(&["report", "residency", "--domain", "contoso.com", "--json"]).json();
+        let deleted = |it: &&Value| it["reason"] == "deleted";
+        report["exceptions"].as_array().expect("a list").iter().find(deleted).cloned()
+    });
+    assert_eq!((&exceptions["what"], &exceptions["recipients"]), (&"not-delivered".into(), &1.into()));
+}
+
+#[test]
 fn a_message_that_is_shown_tells_all_but_its_body() {
     let sink = Sink::start(&["-r", "RCPT", "-b", "452 4.2.2 Mailbox full"]);
     let edge = edge().relay("NAM", sink.address).start();

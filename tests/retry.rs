@@ -319,6 +319,12 @@ fn rule_89_the_way_is_decided_again_before_each_attempt() {
     edge.reload();
     edge.wait_for("ben@contoso.com", 1);
     edge.wait_for_empty_queue();
+    // The trace tells the home it went to, not the one it was accepted for.
+    let row = until("its row to be delivered", || {
+        let rows = edge.command(&["trace", "--to", "ben@contoso.com", "--json"]).json();
+        rows[0]["status"].eq("delivered").then(|| rows[0].clone())
+    });
+    assert_eq!((&row["region"], &row["next_hop"]), (&"EUR".into(), &"store:EUR".into()), "{row:#}");
 }
 
 #[test]

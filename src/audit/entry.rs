@@ -78,9 +78,11 @@ pub enum Event {
         hop: String,
         why: String,
     },
-    /// An operator took it out of the queue, or the node set it aside.
+    /// An operator took it out of the queue for this recipient; for all, without a domain, in older chains.
     Removed {
         id: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        domain: String,
         why: String,
     },
     /// So many events could not be written down.

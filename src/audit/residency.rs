@@ -181,9 +181,9 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
             report.records += 1;
             exceptions.add(&domain, "not-delivered", "", &why, 1, &id);
         }
-        Event::Removed { id, why } if asked.domain.is_none() => {
+        Event::Removed { id, domain, why } if wanted(&domain) => {
             report.records += 1;
-            exceptions.add("", "not-delivered", "", &why, 1, &id);
+            exceptions.add(&domain, "not-delivered", "", &why, 1, &id);
         }
         Event::Lost { count } => exceptions.add("", "not-recorded", "", "overload", count, ""),
         Event::Delivered { .. }

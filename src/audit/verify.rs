@@ -251,7 +251,14 @@ mod tests {
         };
         let mut chain = Chain::open(settings, now).expect("a fresh folder");
         for number in 0..count {
-            chain.append(now, Event::Removed { id: format!("{number:016x}"), why: "test".to_owned() });
+            chain.append(
+                now,
+                Event::Removed {
+                    id: format!("{number:016x}"),
+                    domain: String::new(),
+                    why: "test".to_owned(),
+                },
+            );
             chain.sync().expect("a disk with room");
             chain.tend(now).expect("a disk with room");
         }

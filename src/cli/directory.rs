@@ -13,6 +13,8 @@ use crate::document::Notes;
 
 /// A directory service's first word.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a check of the configuration, which an upgrade waits for too.
+const GLANCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -55,6 +57,26 @@ pub(super) async fn open(settings: &Settings, table: Table) -> Result<Directory,
         NO
     })?;
     Ok(opened.0)
+}
+
+/// What a check of the configuration finds at a directory service: that it does not answer, or which of its
+/// tenants' regions have no route. Neither is a reason not to start.
+pub(super) async fn look_at_service(path: &Path, loaded: config::Loaded) -> Vec<String> {
+    let settings = loaded.settings;
+    if daemon::directory_service(&settings, None).is_none() {
+        return Vec::new();
+    }
+    let found = match daemon::directory(&settings, loaded.table, None) {
+        Ok((directory, _news)) => match directory.ready(GLANCE).await {
+            Ok(()) if matches!(settings.directory.source, config::DirectorySource::Postgres(_)) => {
+                config::missing_routes(path, &settings, &directory.table())
+            }
+            Ok(()) => Vec::new(),
+            Err(why) => vec![config::unanswered(path, &why.to_string())],
+        },
+        Err(trouble) => vec![config::unanswered(path, &trouble.to_string())],
+    };
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// The directory as operators see it.

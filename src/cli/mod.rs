@@ -232,11 +232,12 @@ fn write_manual(folder: &Path) -> u8 {
 fn config_check(cli: &Cli) -> u8 {
     match config::load(&cli.config) {
         Ok(loaded) => {
+            let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+            warnings.extend(block_on(directory::look_at_service(&cli.config, loaded)));
             if cli.json {
-                let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
                 print_json(&serde_json::json!({ "ok": true, "mistakes": [], "warnings": warnings }));
             } else {
-                for warning in &loaded.warnings {
+                for warning in &warnings {
                     println!("warning: {warning}");
                 }
                 println!("{}: no mistakes", cli.config.display());

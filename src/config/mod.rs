@@ -70,7 +70,7 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
                 }
             }
         }
-        note_missing_routes(&file, &reading.settings, &table, &notes);
+        missing_routes(path, &reading.settings, &table).into_iter().for_each(|it| notes.warning(it));
         note_unread_postmaster(&file, &reading.settings, &table, &notes);
         (reading.settings, table)
     });
@@ -122,8 +122,11 @@ fn check_token(entry: &Entry<'_>, path: &Path) {
     }
 }
 
-/// Section 6, Codes: missing routes for regions other than the node's own are warnings.
-fn note_missing_routes(file: &str, settings: &Settings, table: &Table, notes: &Notes) {
+/// Section 6, Codes: missing routes for regions other than the node's own are warnings. Of tenants in a file
+/// `load` says so itself; those of a service are known to whoever has asked it.
+pub fn missing_routes(path: &Path, settings: &Settings, table: &Table) -> Vec<Mistake> {
+    let file = path.display().to_string();
+    let mut missing = Vec::new();
     let mut said: Vec<Region> = Vec::new();
     for tenant in table.tenants() {
         for region in &tenant.allowed_regions {
@@ -134,9 +137,16 @@ fn note_missing_routes(file: &str, settings: &Settings, table: &Table, notes: &N
             }
             said.push(*region);
             let problem = format!("has no route, but tenant \"{}\" may have mailboxes there", tenant.id);
-            notes.warning(whole(file, &format!("region.{region}"), problem, "store or relay"));
+            missing.push(whole(&file, &format!("region.{region}"), problem, "store or relay"));
         }
     }
+    missing
+}
+
+/// No reason not to start, but for whoever checks the configuration to know.
+pub fn unanswered(path: &Path, why: &str) -> Mistake {
+    let problem = format!("cannot be asked now: {why}");
+    whole(&path.display().to_string(), "directory", problem, "a service that answers when mail comes")
 }
 
 /// Section 6: mail to postmaster is kept here when its reader is nobody, and who looks there?

@@ -301,7 +301,10 @@ async fn end(core: &Arc<Core>, name: &NextHopName, job: Job, verb: &Verb) {
             let dropped = |index: &u32| (*index, RecipientProgress::ended(End::Dropped));
             let changes: Vec<_> = job.recipients.iter().map(dropped).collect();
             core.spool.record(job.id(), &changes);
-            core.note(&Event::Removed { id: job.id(), by: "the operator" });
+            for index in &job.recipients {
+                let recipient = &job.envelope.recipients[*index as usize].address;
+                core.note(&Event::Removed { id: job.id(), recipient, by: "the operator" });
+            }
         }
         Verb::Retry | Verb::Hold | Verb::Release | Verb::Prioritize(_) => {}
     }

@@ -352,6 +352,7 @@ pub enum Event<'a> {
     },
     Removed {
         id: MessageId,
+        recipient: &'a Address,
         by: &'a str,
     },
     /// By the operator: it is not tried until it is released.

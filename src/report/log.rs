@@ -222,6 +222,8 @@ pub(super) fn write(event: &Event<'_>, withheld: &Withheld) {
         Event::Released { id, recipient } => {
             info!(event = "released", %id, recipient = %withheld.display(recipient))
         }
-        Event::Removed { id, by } => info!(event = "removed", %id, by),
+        Event::Removed { id, recipient, by } => {
+            info!(event = "removed", %id, recipient = %withheld.display(recipient), by);
+        }
     }
 }

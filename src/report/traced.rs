@@ -213,7 +213,9 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
         Event::Released { id, recipient } => {
             happen(tracer, *id, &withheld.shown(recipient), "released", "by the operator", Turn::Pending);
         }
-        Event::Removed { id, by } => happen(tracer, *id, "", "deleted", by, Turn::Deleted),
+        Event::Removed { id, recipient, by } => {
+            happen(tracer, *id, &withheld.shown(recipient), "deleted", by, Turn::Deleted);
+        }
         _ => {}
     }
 }

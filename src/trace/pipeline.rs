@@ -202,7 +202,11 @@ fn audit_record(chain: &mut Chain, record: Record<'_>, now: Timestamp) {
             }
         }
         Record::Happening(happening) if happening.turn == Turn::Deleted => {
-            let event = Event::Removed { id: id_of(happening.id), why: happening.what.to_owned() };
+            let event = Event::Removed {
+                id: id_of(happening.id),
+                domain: domain_of(happening.recipient),
+                why: happening.what.to_owned(),
+            };
             chain.append(Timestamp::from_millis(happening.at), event);
         }
         Record::Lost { records, .. } => chain.append(now, Event::Lost { count: records }),

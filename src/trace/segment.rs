@@ -394,7 +394,7 @@ impl Segment {
                 &RecipientFields {
                     address: heading.address,
                     status: *status,
-                    region: heading.region,
+                    region: home_by(heading.region, outcome),
                     ingress: heading.ingress,
                     irr: heading.irr,
                     rule: heading.rule,
@@ -535,7 +535,8 @@ impl Segment {
     /// Of a message from an earlier batch. What is not known here is put in as far as the outcome tells.
     pub(super) fn update(&mut self, outcome: &Outcome<'_>) -> Result<()> {
         let sql = "UPDATE recipient SET status=?3, code=?4, enhanced=?5, reply=?6, host=?7, next_hop=?8, attempts=?9, \
-                   updated=?10, next_attempt=?11, reason=NULL WHERE id=?1 AND address=?2";
+                   updated=?10, next_attempt=?11, reason=NULL, \
+                   region=CASE WHEN region IS NULL OR ?12='' THEN region ELSE ?12 END WHERE id=?1 AND address=?2";
         let status = status_after(outcome.fate);
         let next_attempt = (outcome.fate == Fate::Deferred).then_some(outcome.next_attempt);
         let changed = self.connection.prepare_cached(sql)?.execute(params![
@@ -550,6 +551,7 @@ impl Segment {
             outcome.attempts,
             outcome.at,
             next_attempt,
+            outcome.region,
         ])?;
         if changed == 0 {
             self.insert_unknown(outcome, status, next_attempt)?;
@@ -623,8 +625,9 @@ impl Segment {
             Turn::Deleted => Status::Deleted,
             Turn::Failed => Status::Failed,
         };
-        let sql = "UPDATE recipient SET status=?2, reason=?3, updated=?4 WHERE id=?1 AND status IN (1,2,5,7) \
-                   AND (?5 = '' OR address=?5)";
+        // When it would have been tried next is no longer so: it is kept back, or over, or tried now.
+        let sql = "UPDATE recipient SET status=?2, reason=?3, updated=?4, next_attempt=NULL \
+                   WHERE id=?1 AND status IN (1,2,5,7) AND (?5 = '' OR address=?5)";
         self.connection
             .prepare_cached(sql)?
             .execute(params![
@@ -650,6 +653,14 @@ impl Segment {
         let sql = "UPDATE recipient SET status=7, reason=?2, updated=?3 WHERE id=?1 AND status IN (1,2,5)";
         let why = "ended just before the node stopped hard; the log has its end";
         self.connection.prepare_cached(sql)?.execute(params![integer(id), why, at]).map(drop)
+    }
+}
+
+/// The home region: as it was at the acceptance, or where the way on, decided again, has led since (rule 89).
+fn home_by<'a>(at_acceptance: &'a str, outcome: Option<&'a Outcome<'a>>) -> &'a str {
+    match outcome {
+        Some(outcome) if !at_acceptance.is_empty() && !outcome.region.is_empty() => outcome.region,
+        _ => at_acceptance,
     }
 }
 
