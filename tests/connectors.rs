@@ -3,7 +3,10 @@
 
 mod world;
 
-use world::{Authority, Client, Edge, Pair, Postfix, Sink, free_address, letter, swaks, until};
+use std::fs;
+use std::process::Command;
+
+use world::{Authority, Client, Edge, Folder, Pair, Postfix, Sink, free_address, letter, swaks, until};
 
 const SENDER_OK: &str = "250 2.1.0 Sender OK";
 const OK: &str = "250 2.1.5 Recipient OK";
@@ -213,6 +216,134 @@ fn explain_attributes_as_the_server_does() {
         (told["reply"].as_str(), told["next_hop"].as_str()),
         (Some(OK), Some("smarthost:contoso/out"))
     );
+}
+
+/// Certificates as operators make them by hand.
+struct ByHand {
+    folder: Folder,
+}
+
+impl ByHand {
+    fn new() -> Self {
+        Self { folder: Folder::new() }
+    }
+
+    fn pair(&self, name: &str) -> Pair {
+        let file = |kind: &str| self.folder.join(format!("{name}.{kind}"));
+        Pair { cert: file("pem"), key: file("key") }
+    }
+
+    fn run(&self, arguments: &str) {
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(&*self.folder)
+            .output()
+            .expect("tests/run installs it");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// One that vouches for itself, and says that it is an authority.
+    fn own(&self, name: &str, subject: &str, more: &str) -> Pair {
+        let of = "-newkey rsa:2048 -nodes -days 30";
+        self.run(&format!("req -x509 {of} -keyout {name}.key -out {name}.pem -subj {subject}{more}"));
+        self.pair(name)
+    }
+
+    /// One of version 1, which has a subject and nothing else.
+    fn plain(&self, name: &str, subject: &str, authority: &str, bits: u32, days: i32) -> Pair {
+        self.run(&format!(
+            "req -newkey rsa:{bits} -nodes -keyout {name}.key -out {name}.csr -subj {subject}"
+        ));
+        self.run(&format!(
+            "x509 -req -in {name}.csr -CA {authority}.pem -CAkey {authority}.key -set_serial 7 -days {days} \
+             -out {name}.pem"
+        ));
+        self.pair(name)
+    }
+}
+
+/// Rule 30, by the subject alone: what `openssl x509 -req` makes without being told more.
+#[test]
+fn certificates_of_version_1_and_an_authoritys_own_count_too() {
+    let (sink, hand) = (Sink::start(&[]), ByHand::new());
+    let subject = "/CN=mail.contoso.com";
+    let authority = hand.own("ca", "/CN=ByHand", "");
+    // Whoever takes the authority's name has not its key.
+    hand.own("impostor", "/CN=ByHand", "");
+    let pinned = hand.own("pinned", subject, "");
+    let both = hand.folder.join("both.pem");
+    let pem = |pair: &Pair| fs::read_to_string(&pair.cert).expect("openssl wrote it");
+    fs::write(&both, pem(&authority) + &pem(&pinned)).expect("our own folder");
+    let client_ca = format!("[tls]\nclient_ca = {both:?}\n[log]\nlevel = \"debug\"");
+    let edge = Edge::builder("EUR").with(&client_ca).directory(&contoso(&sink, CERTIFICATES)).start();
+    for (pair, code) in [
+        (hand.plain("good", subject, "ca", 2048, 30), 0),
+        (pinned, 0),
+        (hand.plain("expired", subject, "ca", 2048, -1), 24),
+        (hand.plain("forged", subject, "impostor", 2048, 30), 24),
+        (hand.plain("another", "/CN=mail.fabrikam.com", "ca", 2048, 30), 24),
+        // Nobody can check what such a key signs; the session goes on.
+        (hand.plain("short", subject, "ca", 1024, 30), 24),
+        (hand.own("stranger", subject, ""), 24),
+    ] {
+        for version in ["tlsv1_2", "tlsv1_3"] {
+            let (cert, key) = (pair.cert.display().to_string(), pair.key.display().to_string());
+            let mut arguments =
+                vec!["--tls", "--tls-protocol", version, "--tls-cert", &cert, "--tls-key", &key];
+            arguments.extend(["--tls-cipher", "DEFAULT:@SECLEVEL=0", "--from", FOREIGN, "--to", FOREIGN]);
+            let (found, transcript) = swaks(edge.address, &arguments);
+            assert_eq!(found, code, "{cert}: {transcript}");
+            assert!(code == 0 || transcript.contains(RELAY_DENIED), "{cert}: {transcript}");
+        }
+    }
+    sink.wait_for(4);
+    assert_eq!(edge.log().matches(r#""attribution":"contoso/hq""#).count(), 4, "{}", edge.log());
+}
+
+/// A smart host whose certificate is the very one that its connector names, as `postfix tls` makes it.
+#[test]
+fn a_smart_host_may_be_known_by_its_own_certificate() {
+    let hand = ByHand::new();
+    let serve = |name: &str, more: &dyn Fn(&str) -> String| {
+        let address = free_address();
+        let pair = hand.own(name, "/CN=hq", &more(&address.ip().to_string()));
+        let chain = format!("smtpd_tls_chain_files = {}, {}", pair.key.display(), pair.cert.display());
+        let setup = Postfix::setup_at(address).mailboxes(&["a@own.test", "a@nameless.test"]);
+        (setup.with(&chain).with("smtpd_tls_security_level = may").start(), pair)
+    };
+    let (own, pair) = serve("own", &|ip| format!(" -addext subjectAltName=IP:{ip}"));
+    let (nameless, other) = serve("nameless", &|_| String::new());
+    let connector = |name: &str, url: String, ca: &Pair| {
+        format!(
+            "[[tenant.outbound_connector]]\nname = \"{name}\"\nrecipient_domains = [\"{name}.test\"]\n\
+             smart_hosts = [\"{url}\"]\nca = {:?}\n",
+            ca.cert
+        )
+    };
+    let directory = format!(
+        "[[tenant]]\nid = \"contoso\"\ndefault_region = \"EUR\"\ndomain = [{{ name = \"contoso.com\" }}]\n\
+         [[tenant.inbound_connector]]\nname = \"site\"\ntype = \"on-premises\"\nsource_ips = [\"127.0.0.1\"]\n{}{}{}",
+        connector("own", own.url(), &pair),
+        connector("nameless", nameless.url(), &other),
+        // Known, and somebody else.
+        connector("other", own.url(), &other),
+    );
+    let edge = Edge::builder("EUR").directory(&directory).start();
+    for name in ["own", "nameless", "other"] {
+        edge.client().deliver(ANNA, &[&format!("a@{name}.test")], letter(name));
+    }
+    own.wait_for("a@own.test", 1);
+    for name in ["nameless", "other"] {
+        until("a deferral", || {
+            edge.queue()
+                .iter()
+                .any(|row| {
+                    row.to_string().contains(&format!("contoso/{name}")) && row["last_reply"].is_string()
+                })
+                .then_some(())
+        });
+    }
+    assert!(nameless.mailbox("a@nameless.test").is_empty());
 }
 
 /// A hundred names, one of which is the one that matters.

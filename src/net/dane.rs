@@ -14,6 +14,7 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::tls::signatures;
+use super::vouch;
 
 /// Records looked at for one server.
 const ASSOCIATIONS_LIMIT: usize = 32;
@@ -197,6 +198,7 @@ impl ServerCertVerifier for DaneVerifier {
 fn proves_key(
     verified: Result<HandshakeSignatureValid, rustls::Error>,
     _: &CertificateDer<'_>,
+    _: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, rustls::Error> {
     verified
 }

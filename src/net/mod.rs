@@ -8,6 +8,7 @@ mod public;
 mod shown;
 mod tcp;
 mod tls;
+mod vouch;
 mod wire;
 
 #[cfg(test)]
