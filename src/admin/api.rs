@@ -1,4 +1,5 @@
-//! The HTTP API. The socket takes everything; the TCP address takes what only reads.
+//! Api: all routes, on the socket and behind the `guard` on the address, and the answers that are no other
+//! file's: metrics, trace, audit, explain, and what is asked of the daemon as a whole.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -109,7 +110,7 @@ pub struct Address {
     pub tls: Option<Arc<ServerTls>>,
 }
 
-/// Serves until `draining` has been answered for; both sockets end with the daemon.
+/// Opens the doors and serves in the background, until the daemon ends.
 pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> std::io::Result<()> {
     // A socket left by a daemon that died is in the way of nobody: the spool's lock proves we are alone.
     let _ = std::fs::remove_file(socket);
@@ -128,14 +129,13 @@ pub async fn serve(door: Arc<Door>, socket: &Path, address: Option<Address>) -> 
         let listener = TcpListener::bind(address).await?;
         let guard = Arc::new(Guard::new(token, address, &door.hostname));
         let guarded = everything.clone().layer(from_fn_with_state(guard, guard::check));
+        let known = guarded.into_make_service_with_connect_info::<Caller>();
         match tls {
             Some(tls) => {
                 let https = Https::new(listener, tls)?;
-                let known = guarded.into_make_service_with_connect_info::<Caller>();
                 tokio::spawn(async move { axum::serve(https, known).await });
             }
             None => {
-                let known = guarded.into_make_service_with_connect_info::<Caller>();
                 tokio::spawn(async move { axum::serve(listener, known).await });
             }
         }
@@ -210,7 +210,7 @@ async fn metrics(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response 
     let lanes = door.queue.lanes();
     let down = lanes.iter().filter(|lane| lane.state == "down").count();
     let received = lanes.iter().filter_map(|lane| Timestamp::parse(lane.oldest.as_deref()?));
-    let oldest = received.min().map_or(0, |received| Clock::System.now().since(received).as_secs());
+    let oldest = received.min().map_or(0, |received| door.clock.now().since(received).as_secs());
     let pressure = match spool.pressure {
         Pressure::Free => 0,
         Pressure::Full => 1,
@@ -287,7 +287,7 @@ async fn look_up(
         if let Some(tracer) = door.reporter.tracer() {
             tracer.catch_up(TRACE_PATIENCE);
         }
-        ask(&door.state_dir.join("trace"), Clock::System.now())
+        ask(&door.state_dir.join("trace"), door.clock.now())
     });
     match asked.await.expect("a question to the trace does not panic") {
         Ok(rows) => Json(rows).into_response(),
@@ -308,7 +308,7 @@ struct ResidencyAsked {
 }
 
 async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyAsked>) -> Response {
-    let since = asked.since.as_deref().map(|text| trace::moment(text, Clock::System.now()).ok_or(text));
+    let since = asked.since.as_deref().map(|text| trace::moment(text, door.clock.now()).ok_or(text));
     let since = match since.transpose() {
         Ok(since) => since.map(Timestamp::millis),
         Err(text) => {

@@ -1,8 +1,8 @@
 //! Guard: who may do what on the admin address. The socket has none: its file's permissions are its guard.
 //!
-//! Changes need the token, always, and so do people's addresses and the configuration. Other reading needs it where
-//! others than this machine can call. A browser that
-//! was sent here under another name (DNS rebinding) is refused.
+//! Changes need the token, always, and so do people's addresses and the configuration. Other reading needs it
+//! where others than this machine can call. A browser that was sent here under another name (DNS rebinding) is
+//! refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

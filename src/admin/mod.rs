@@ -1,6 +1,7 @@
-//! Admin: the operator's door: HTTP on a socket below the state directory, and for reading on an address.
+//! Admin: the operator's door: HTTP on a socket below the state directory, and on an address where one is set.
 //!
-//! The command line speaks through `client`; what changes something is taken on the socket only.
+//! The command line speaks through `client`, over the socket. `api` puts the routes together and has those
+//! that belong to no other file; what may be asked on the address, and by whom, is `guard`'s.
 
 mod api;
 mod audit;
@@ -12,9 +13,9 @@ mod history;
 mod https;
 mod moving;
 mod outside;
+mod page;
 mod queue;
 mod status;
-mod page;
 
 pub use api::{Address, Command, Door, OpenRegister, serve};
 pub use audit::{Audit, FILE as AUDIT_FILE};

@@ -1,7 +1,7 @@
 //! Outside: what the world says of us and of others, asked from here at an operator's wish.
 //!
-//! The commands `landfall dns`, `probe` and `connector validate` ask the same of the rooms below. Whoever asks waits; how many may at once is
-//! bounded, and so is how long they may.
+//! The commands `landfall dns`, `probe` and `connector validate` ask the same of the same rooms. Whoever asks
+//! waits; how many may at once is bounded, and so is how long they may.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 //! before; `queue` comes after.
 //!
 //! `courier` finds a connection, `transfer` drives it, `dialogue` knows what to say, `verdict` what the
-//! answers mean; `maildir` delivers without a server. `inline` hands a message over while it comes in, `internet` finds
-//! the way to domains that nobody here hosts.
+//! answers mean; `maildir` delivers without a server. `inline` hands a message over while it comes in,
+//! `internet` finds the way to domains that nobody here hosts.
 
 mod courier;
 mod dialogue;

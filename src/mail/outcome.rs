@@ -1,4 +1,4 @@
-//! Outcome: delivered, deferred or failed, for one recipient.
+//! Outcome: delivered, deferred, postponed or failed, for one recipient.
 
 use serde::{Deserialize, Serialize};
 

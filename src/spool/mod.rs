@@ -75,13 +75,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The configuration's defaults, for tests and benchmarks.
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
             segment_bytes: 64 * 1024 * 1024,
-            own_file_above: 1024 * 1024,
-            draft_memory_bytes: 256 * 1024 * 1024,
-            draft_in_memory_bytes: 1024 * 1024,
+            own_file_above: 2 * 1024 * 1024,
+            draft_memory_bytes: 128 * 1024 * 1024,
+            draft_in_memory_bytes: 2 * 1024 * 1024,
             commit_deadline: Duration::from_secs(30),
             min_free_bytes: 256 * 1024 * 1024,
         }

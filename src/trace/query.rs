@@ -1,6 +1,7 @@
 //! Query: the rows of the trace, newest first, from the files alone; the daemon need not run.
 //!
-//! Segments are asked one after the other, each with its own indexes, until there are enough rows.
+//! The newest segment is asked first, then several abreast, each by its own indexes, until there are enough
+//! rows.
 
 use std::path::Path;
 

@@ -1,8 +1,9 @@
 //! World: real processes on loopback, one small world a test.
 //!
-//! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink, `Hop` a next hop that answers as it is told,
-//! `Dovecot` an LMTP store, `Postfix` an organisation's own server, `Nameserver` a knotd, `Slapd` an LDAP server, `Client` and `swaks` are clients. Nothing is shared between tests: each fixture
-//! has its own folder and its own loopback address, and is killed when dropped.
+//! Owns starting, finding and ending them: `Edge` is the program under test, `Sink` is Postfix's smtp-sink,
+//! `Hop` a next hop that answers as it is told, `Dovecot` an LMTP store, `Postfix` an organisation's own
+//! server, `Nameserver` a knotd, `Slapd` an LDAP server, `Client` and `swaks` are clients. Nothing is shared
+//! between tests: each fixture has its own folder and its own loopback address, and is killed when dropped.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part of the world")]
 
 mod authority;

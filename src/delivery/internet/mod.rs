@@ -2,8 +2,7 @@
 //!
 //! Owns what all such deliveries share: where they may go, how many may go at once, and what is remembered of
 //! a domain's wishes. `exchange` asks the DNS who takes a domain's mail, `proof` says what a host must prove,
-//! `sts` what the domain wishes.
-//! `by_mx` makes the attempt.
+//! `sts` what the domain wishes. `by_mx` makes the attempt.
 
 mod exchange;
 mod ledger;
