@@ -5,7 +5,8 @@ mod world;
 use std::time::Duration;
 
 use world::{
-    Builder, CONTOSO, Client, Dovecot, Edge, Letter, Report, Sink, free_address, holds_for, letter, until,
+    Builder, CONTOSO, Client, Dovecot, Edge, Hop, Letter, Report, Says, Sink, free_address, holds_for,
+    letter, until,
 };
 
 /// Nothing is retried within a test: what happens at once, happens at once.
@@ -404,6 +405,22 @@ fn a_delay_is_told_with_the_time_until_which_we_try() {
     assert_eq!(report.kinds()[2], "text/rfc822-headers");
     assert!(report.words().contains("need not send it again"), "{}", report.words());
     holds_for("no second one", Duration::from_secs(2), || edge.mailbox("anna@contoso.com").len() == 1);
+}
+
+#[test]
+fn a_delay_is_transient_also_where_a_server_refuses_the_connection_for_good() {
+    let hop = Hop::start(|asked| match asked {
+        "" => Says::This("554 5.7.1 No mail from there"),
+        _ => Says::Usual,
+    });
+    let edge = edge().relay("NAM", hop.address).with("[queue]\ndelay_dsn_after = \"1s\"").start();
+    send(&edge, "<anna@contoso.com>", &["<ben@contoso.com>"], letter("late"));
+    let report = wait_for_report(&edge, "anna@contoso.com");
+    assert_eq!(report.action("ben@contoso.com"), "delayed");
+    // RFC 3464 §2.3.4: what goes on is of class 4, whatever the diagnostic says.
+    assert_eq!(report.about("ben@contoso.com", "Status").as_deref(), Some("4.7.1"));
+    let said = report.about("ben@contoso.com", "Diagnostic-Code").expect("the words");
+    assert!(said.contains("554 5.7.1 No mail from there"), "{said}");
 }
 
 #[test]

@@ -52,7 +52,12 @@ impl<'a> Fate<'a> {
     }
 
     fn status(&self) -> Status {
-        self.verdict.as_ref().map_or(self.reply.status, |(status, _)| *status)
+        let status = self.verdict.as_ref().map_or(self.reply.status, |(status, _)| *status);
+        match self.action {
+            // What is tried again is transient, also where a server refused the connection for good. RFC 3464 §2.3.4
+            Action::Delayed { .. } => Status { class: 4, ..status },
+            Action::Failed | Action::Delivered | Action::Relayed => status,
+        }
     }
 }
 
