@@ -384,6 +384,16 @@ fn recipients_in_transit_that_fare_differently_come_alone_from_then_on() {
     let both = ["ben@contoso.com", "stranger@contoso.com"];
     let before = inline.disk();
     assert_eq!(send(&inline.edge, &both, &letter("to both")), NO_ROUTE);
+    // The trace has the answer that the client heard, and why.
+    let row = until("its row", || {
+        let rows = inline.edge.command(&["trace", "--code", "ATTR55.1", "--json"]).json();
+        rows.as_array().and_then(|rows| rows.first().cloned())
+    });
+    assert_eq!((&row["code"], &row["enhanced"]), (&451.into(), &"4.4.3".into()), "{row:#}");
+    assert!(
+        row["reply"].as_str().is_some_and(|said| said.contains("takes some of the recipients")),
+        "{row:#}"
+    );
     let mut client = inline.edge.client();
     client.envelope("ann@sender.example", &["ben@contoso.com"]);
     client.expect("RCPT TO:<stranger@contoso.com>", "452 4.5.3 Too many recipients");

@@ -333,6 +333,8 @@ fn a_wrong_password_and_a_place_where_nobody_is_are_failures_and_nobody_is_unkno
         builder(&slapd, AD).with(&format!("[directory]\npassword_file = \"{}\"", wrong.display())).start();
     assert_eq!(told(&edge, "anna@contoso.com"), USER_FAILED);
     assert!(edge.log().contains("invalidCredentials"), "{}", edge.log());
+    let status = edge.command(&["status"]);
+    assert!(status.code == 1 && status.stdout.contains("has not answered"), "nobody gets mail: {status:#?}");
     // The file is read at each attempt.
     std::fs::copy(slapd.folder().join("password"), &wrong).expect("our own folder");
     until_told(&edge, "anna@contoso.com", OK);
@@ -389,6 +391,9 @@ fn outage((mut slapd, edge): (Slapd, Edge), strike: impl FnOnce(&mut Slapd), hea
     assert!(watch.elapsed() < Duration::from_millis(700), "{:?}", watch.elapsed());
     assert_eq!(told(&edge, "ida@contoso.com"), USER_FAILED);
     assert_eq!(told(&edge, "anna@unknown.example"), RELAY_DENIED, "domains are the file's");
+    let status = edge.command(&["status", "--json"]);
+    let warned = status.json()["warnings"].to_string();
+    assert!(status.code == 0 && warned.contains("the directory service is silent"), "{status:#?}");
     edge.client().deliver("sender@example.org", &["anna@contoso.com"], letter("in the outage"));
     edge.wait_for("anna@contoso.com", 1);
     heal(&mut slapd);

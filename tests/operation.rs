@@ -85,6 +85,25 @@ fn a_good_configuration_is_checked_shown_and_exemplified() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+    let edge = edge().offline();
+    for command in [&["config", "example"][..], &["config", "show", "--json"], &["directory", "stats"]] {
+        let (reader, writer) = std::io::pipe().expect("two descriptors");
+        drop(reader);
+        let ended = Command::new(env!("CARGO_BIN_EXE_landfall"))
+            .arg("--config")
+            .arg(edge.config())
+            .args(command)
+            .stdout(writer)
+            .output()
+            .expect("the program was built");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        // As a shell tells SIGPIPE.
+        assert_eq!((ended.status.code(), &*said), (Some(141), ""), "{command:?}");
+    }
+}
+
+#[test]
 fn the_quickstart_holds_no_mistakes() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/quickstart.toml");
     let checked = Command::new(env!("CARGO_BIN_EXE_landfall"))

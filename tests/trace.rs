@@ -79,6 +79,7 @@ fn a_delivered_message_is_found_by_everything_that_is_known_of_it() {
         (&["--message-id", message_id.trim_matches(['<', '>'])], 2),
         (&["--since", "1h"], 2),
         (&["--since", "2020-01-01", "--until", "2020-01-02"], 0),
+        (&["--since", "2099-01-01"], 0),
         (&["--until", "2099-01-01T00:00:00Z"], 2),
         (&["--status", "failed"], 0),
         (&["--code", "550"], 0),

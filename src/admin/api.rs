@@ -95,7 +95,7 @@ impl Door {
         if let Some(why) = &*self.shortage.borrow() {
             return Some(format!("no mail is taken: {why}"));
         }
-        (!self.directory.is_usable()).then(|| TOO_OLD.to_owned())
+        (!self.directory.knows_users()).then(|| TOO_OLD.to_owned())
     }
 }
 

@@ -100,7 +100,7 @@ pub(super) async fn status(State(door): State<Arc<Door>>) -> Json<Status> {
         Pressure::Full => "full",
         Pressure::Failed => "failed",
     };
-    if door.directory.is_usable() && !door.directory.is_current() {
+    if door.directory.knows_users() && !door.directory.is_heard() {
         warnings.push("the directory service is silent: answers come from what is held".to_owned());
     }
     let certificates = certificates(&page, now, &mut problems, &mut warnings);

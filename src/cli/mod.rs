@@ -147,6 +147,9 @@ fn complain(why: impl std::fmt::Display) {
 
 fn dispatch(cli: &Cli) -> u8 {
     AS_JSON.store(cli.json, Ordering::Relaxed);
+    if !matches!(cli.command, Command::Serve) {
+        end_with_the_reader();
+    }
     match &cli.command {
         Command::Serve => serve(&cli.config),
         Command::Config(ConfigCommand::Check) => config_check(cli),
@@ -201,6 +204,20 @@ fn dispatch(cli: &Cli) -> u8 {
             }
         }
     }
+}
+
+/// `landfall trace | head`: a reader that has seen enough ends a command quietly, as SIGPIPE does elsewhere.
+fn end_with_the_reader() {
+    /// What a shell makes of SIGPIPE: no answer, and so none of the exit codes that are one.
+    const BROKEN_PIPE: i32 = 128 + 13;
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to std") && said.contains("Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        otherwise(panic);
+    }));
 }
 
 fn serve(path: &Path) -> u8 {

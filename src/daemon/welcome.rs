@@ -1,5 +1,6 @@
 //! Welcome: what a start prints for people: where it listens, which region it is, and lines to try.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -12,16 +13,17 @@ use crate::mail::{Address, Peer, User};
 const EXAMPLES_FROM: usize = 200;
 
 pub(super) fn print(settings: &Settings, inquiry: &Inquiry, addresses: &[(Arc<str>, SocketAddr)]) {
-    println!(
-        "landfall {}: {} in region {}",
-        env!("CARGO_PKG_VERSION"),
-        settings.node.hostname,
-        settings.node.region
-    );
+    // Whoever read our standard output may be gone, after an upgrade say: that ends no daemon.
+    let _ = std::io::stdout().write_all(words(settings, inquiry, addresses).as_bytes());
+}
+
+fn words(settings: &Settings, inquiry: &Inquiry, addresses: &[(Arc<str>, SocketAddr)]) -> String {
+    let (version, node) = (env!("CARGO_PKG_VERSION"), &settings.node);
+    let mut words = format!("landfall {version}: {} in region {}\n", node.hostname, node.region);
     for (name, address) in addresses {
-        println!("listening on {address} ({name})");
+        words += &format!("listening on {address} ({name})\n");
     }
-    let Some((_, address)) = addresses.first() else { return };
+    let Some((_, address)) = addresses.first() else { return words };
     let examples = Examples::find(inquiry);
     let line = |recipient: &Address| {
         format!("  swaks --server {} --port {} --to {recipient}", address.ip(), address.port())
@@ -32,13 +34,14 @@ pub(super) fn print(settings: &Settings, inquiry: &Inquiry, addresses: &[(Arc<st
         (&examples.unknown, "550 5.4.1: nobody of that name"),
     ];
     if shown.iter().any(|(example, _)| example.is_some()) {
-        println!("try:");
+        words += "try:\n";
     }
     for (example, answer) in shown {
         if let Some(recipient) = example {
-            println!("{}\n    {answer}", line(recipient));
+            words += &format!("{}\n    {answer}\n", line(recipient));
         }
     }
+    words
 }
 
 #[derive(Default)]

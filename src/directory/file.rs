@@ -468,7 +468,7 @@ fn read_user(section: &Section<'_>, tenant: &Arc<Tenant>, regions: &Regions, tab
         if let Some((problem, expected)) = unusable_location(&text, regions, tenant) {
             entry.warning(problem, expected);
         }
-        Some(text)
+        Some(location_in_capitals(&text, regions))
     });
     let held = section.list("licenses", |entry| entry.word(&LICENSES));
     let Some(primary) = primary else { return };
@@ -511,6 +511,11 @@ pub(super) fn check_domain<'t>(
 
 pub(super) fn taken(address: &Address) -> Complaint {
     (format!("\"{address}\" is another user's already"), "each address once".to_owned())
+}
+
+/// Section 0: codes are kept in upper case; any other word stays as it is.
+pub(super) fn location_in_capitals(text: &str, regions: &Regions) -> Box<str> {
+    regions.find(text).map_or_else(|| text.into(), |region| region.as_str().into())
 }
 
 /// Sections 0 and 6: a code that is unknown or not allowed means the default region, and is worth a warning.

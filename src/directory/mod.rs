@@ -98,6 +98,17 @@ impl Directory {
         self.remote.as_ref().is_none_or(|remote| !remote.has_outline || remote.front.is_current())
     }
 
+    /// Whether the service, whatever it holds, is heard; a file always is.
+    pub fn is_heard(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.front.is_current())
+    }
+
+    /// Whether users can be answered for: a service has been heard, and not for longer than
+    /// `directory.stale_for` ago.
+    pub fn knows_users(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.front.is_usable())
+    }
+
     /// Whether what is held may be answered from: it is not older than `directory.stale_for`.
     pub fn is_usable(&self) -> bool {
         self.remote.as_ref().is_none_or(|remote| !remote.has_outline || remote.front.is_usable())
@@ -415,7 +426,7 @@ mod tests {
             ("CARLO@contoso.com", "carl@contoso.com", Some("GBR"), both),
             ("dora@hq.contoso.com", "Dora@hq.contoso.com", None, Licenses { multi_geo: false, mail: true }),
             ("e@contoso.com", "emil@contoso.com", Some("Atlantis"), none),
-            ("fay@sub.hq.contoso.com", "fay@sub.hq.contoso.com", Some("eur"), both),
+            ("fay@sub.hq.contoso.com", "fay@sub.hq.contoso.com", Some("EUR"), both),
             ("anna@contoso.com", "Anna@contoso.com", Some("EUR"), both),
         ] {
             let address = address(asked);

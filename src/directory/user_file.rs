@@ -7,7 +7,9 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::Table;
-use super::file::{Complaint, LICENSES, check_domain, licenses, taken, unusable_location};
+use super::file::{
+    Complaint, LICENSES, check_domain, licenses, location_in_capitals, taken, unusable_location,
+};
 use crate::document::{Entry, Mistake, Notes, suggestion};
 use crate::mail::{Address, Licenses, Regions, User};
 
@@ -166,7 +168,7 @@ fn read_user(
     }
     let user = User {
         primary,
-        preferred_data_location: (!location.is_empty()).then(|| location.into()),
+        preferred_data_location: (!location.is_empty()).then(|| location_in_capitals(location, regions)),
         licenses: held(field(columns.licenses), |word| {
             let problem = format!("has {word:?}");
             scribe.mistake(line, &key("licenses"), &problem, "\"multi-geo\", \"mail\", both, or \"none\"");

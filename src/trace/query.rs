@@ -212,7 +212,7 @@ impl Plan {
             })
         };
         if let Some(since) = time(&question.since, "since")? {
-            plan.least = first_id(since.millis());
+            plan.least = first_id(since.millis()).min(integer_max());
         }
         if let Some(until) = time(&question.until, "until")? {
             // A day is meant to its end.

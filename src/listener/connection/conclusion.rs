@@ -56,7 +56,7 @@ impl Connection {
             passage.forgo();
             let reply =
                 RemoteReply::ours("", Status::new(4, 5, 3), "The next hop takes some of the recipients");
-            self.note_message_refused(open, &reply);
+            self.note_no_verdict(open, &reply);
             return Ok(Err(NotTaken::NoVerdict));
         }
         let wanted = self.draft.as_ref().filter(|_| passage.wants_copy());
@@ -87,7 +87,7 @@ impl Connection {
         match otherwise {
             Otherwise::Refuse => {
                 self.note_taken_alone(&left);
-                self.note_message_refused(open, &left.reply);
+                self.note_no_verdict(open, &left.reply);
                 Ok(Err(NotTaken::NoVerdict))
             }
             Otherwise::Spool => Err(left),
@@ -180,6 +180,12 @@ impl Connection {
 
     fn note_message_refused(&self, open: &OpenEnvelope, reply: &RemoteReply) {
         self.note_message_refused_as(&open.sender, "next-hop", &reply.line());
+    }
+
+    /// Recorded as our client hears it, with what the next hop had to say.
+    fn note_no_verdict(&self, open: &OpenEnvelope, said: &RemoteReply) {
+        let words = self.words_of(&Reply::NoRoute.into());
+        self.note_message_refused_as(&open.sender, "next-hop", &format!("{words} ({})", said.line()));
     }
 
     /// `left`: what became of it at an inline next hop before.
