@@ -19,7 +19,7 @@ fn edge(names: Option<&Nameserver>) -> Builder {
         "[[tenant.domain]]\nname = \"my-contoso.com\"\n\n[[tenant.user]]",
         1,
     );
-    Edge::builder("EUR").directory(&domains).with(SETTINGS).with(&asking).with("[dns]\ntimeout = \"200ms\"")
+    Edge::builder("EUR").directory(&domains).with(SETTINGS).with(&asking).with("[dns]\ntimeout = \"1s\"")
 }
 
 /// What a server that signs the zone answers.

@@ -6,7 +6,8 @@ use std::fs;
 use std::time::Duration;
 
 use world::{
-    Authority, Babbler, Edge, Postgres, Stopwatch, free_address, holds_for, letter, told, until, until_told,
+    Authority, Babbler, Edge, Postgres, Stopwatch, free_address, holds_for, letter, median, told, until,
+    until_told,
 };
 
 const OK: &str = "250 2.1.5 Recipient OK";
@@ -87,7 +88,10 @@ fn a_change_is_seen_within_two_seconds() {
     assert_eq!(told(&edge, "new@contoso.com"), UNKNOWN);
     assert_eq!(told(&edge, "anna@new.example"), RELAY_DENIED);
     assert_eq!(told(&edge, "ida@contoso.com"), OK);
-    let watch = Stopwatch::start();
+    let changes = [("NAM", NO_ROUTE), ("EUR", OK), ("NAM", NO_ROUTE)];
+    seen_within_two_seconds(&edge, changes, |home| {
+        postgres.sql(&format!("UPDATE landfall.mailbox SET preferred_data_location = '{home}' WHERE id = 2"));
+    });
     postgres.sql(
         "BEGIN;
          INSERT INTO landfall.mailbox (id, tenant, address) VALUES (9, 'contoso', 'new@contoso.com');
@@ -101,7 +105,17 @@ fn a_change_is_seen_within_two_seconds() {
     until_told(&edge, "new@contoso.com", NO_ROUTE);
     until_told(&edge, "anna@new.example", OK);
     until_told(&edge, "ida@contoso.com", UNKNOWN);
-    assert!(watch.elapsed() < Duration::from_secs(2), "{:?}", watch.elapsed());
+}
+
+/// Ida moves some times.
+fn seen_within_two_seconds<const N: usize>(edge: &Edge, changes: [(&str, &str); N], change: impl Fn(&str)) {
+    let times = changes.map(|(home, reply)| {
+        let watch = Stopwatch::start();
+        change(home);
+        until_told(edge, "ida@contoso.com", reply);
+        watch.elapsed()
+    });
+    assert!(median(times.to_vec()) < Duration::from_secs(2), "{times:?}");
 }
 
 /// The outage matrix: Anna was looked up before, Ida was not. What each client sees, and that mail flows
@@ -116,7 +130,8 @@ fn outage(
     until_told(&edge, "anna@unknown.example", DOMAIN_FAILED);
     let watch = Stopwatch::start();
     assert_eq!(told(&edge, "anna@contoso.com"), OK, "who is cached waits for nobody");
-    assert!(watch.elapsed() < Duration::from_millis(700), "{:?}", watch.elapsed());
+    // A question would wait for the deadline of five.
+    assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
     assert_eq!(told(&edge, "ida@contoso.com"), USER_FAILED);
     assert_eq!(told(&edge, "nobody@contoso.com"), USER_FAILED, "an unknown address is not called absent");
     edge.client().deliver("sender@example.org", &["anna@contoso.com"], letter("in the outage"));
@@ -223,6 +238,7 @@ const LISTENERS: &str = "SELECT pid FROM pg_stat_activity WHERE usename = 'landf
 #[test]
 fn a_lost_listening_connection_misses_no_change() {
     let (postgres, edge) = world();
+    let mut times = Vec::new();
     for round in 0..10 {
         let (home, reply) = if round % 2 == 0 { ("NAM", NO_ROUTE) } else { ("EUR", OK) };
         until_told(&edge, "ida@contoso.com", if round % 2 == 0 { OK } else { NO_ROUTE });
@@ -239,8 +255,9 @@ fn a_lost_listening_connection_misses_no_change() {
         });
         assert_eq!(cut_count, "1", "there was one that listened");
         until_told(&edge, "ida@contoso.com", reply);
-        assert!(watch.elapsed() < Duration::from_secs(2), "round {round}: {:?}", watch.elapsed());
+        times.push(watch.elapsed());
     }
+    assert!(median(times.clone()) < Duration::from_secs(2), "{times:?}");
 }
 
 #[test]
@@ -280,13 +297,10 @@ fn without_notifications_a_change_is_seen_within_two_seconds_all_the_same() {
     let edge = Edge::builder("EUR").with(&replica.settings()).start();
     until_told(&edge, "ida@contoso.com", OK);
     until_told(&edge, "anna@contoso.com", OK);
-    for (home, reply) in [("NAM", NO_ROUTE), ("EUR", OK), ("NAM", NO_ROUTE)] {
-        let watch = Stopwatch::start();
+    seen_within_two_seconds(&edge, [("NAM", NO_ROUTE), ("EUR", OK), ("NAM", NO_ROUTE)], |home| {
         primary.sql(&format!("UPDATE landfall.mailbox SET preferred_data_location = '{home}' WHERE id = 2"));
-        until_told(&edge, "ida@contoso.com", reply);
-        assert!(watch.elapsed() < Duration::from_secs(2), "{:?}", watch.elapsed());
-        assert_eq!(told(&edge, "anna@contoso.com"), OK);
-    }
+    });
+    assert_eq!(told(&edge, "anna@contoso.com"), OK);
     assert!(replica.log().contains("cannot execute LISTEN during recovery"), "{}", replica.log());
     let refused = Edge::builder("EUR").with(&replica.settings()).offline().command(&[
         "user",
@@ -366,7 +380,7 @@ fn a_frozen_server_slows_nobody_who_is_cached() {
     let (mut postgres, edge) = world();
     assert_eq!(told(&edge, "anna@contoso.com"), OK);
     postgres.freeze();
-    // Fifty who are not cached wait for the deadline of a second meanwhile.
+    // Fifty who are not cached wait for the deadline of five seconds meanwhile.
     let mut waiting: Vec<_> = (0..50)
         .map(|number| {
             let mut client = edge.client();
@@ -381,7 +395,7 @@ fn a_frozen_server_slows_nobody_who_is_cached() {
         cached.expect("MAIL FROM:<sender@example.org>", "250 2.1.0 Sender OK");
         cached.expect("RCPT TO:<anna@contoso.com>", OK);
         cached.say("RSET");
-        watch.elapsed() < Duration::from_millis(700)
+        watch.elapsed() < Duration::from_secs(4)
     });
     for client in &mut waiting {
         assert_eq!(client.reply(), USER_FAILED);

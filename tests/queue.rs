@@ -169,12 +169,13 @@ fn what_is_held_stays_through_restarts_and_goes_on_when_released() {
 fn what_is_held_does_not_grow_old() {
     let edge = edge()
         .relay("NAM", free_address())
-        .with("[queue]\nexpire_after = \"3s\"\ndelay_dsn_after = \"2s\"\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
+        .with("[queue]\nexpire_after = \"5s\"\ndelay_dsn_after = \"2s\"\nfirst_intervals = [\"1s\"]\nmax_interval = \"1s\"")
         .start();
+    // From the first moment, however slow this machine is.
+    order(&edge, &["hold", "--sender", "anna@contoso.com", "--new"]);
     edge.client().deliver("anna@contoso.com", &["ben@contoso.com"], letter("kept"));
-    until("it to wait", || (states(&edge) == ["waiting"]).then_some(()));
-    order(&edge, &["hold", "--sender", "anna@contoso.com"]);
-    holds_for("neither late nor over", Duration::from_secs(4), || {
+    until("it to be held", || (states(&edge) == ["held"]).then_some(()));
+    holds_for("neither late nor over", Duration::from_secs(6), || {
         edge.mailbox("anna@contoso.com").is_empty() && states(&edge) == ["held"]
     });
     order(&edge, &["release", "--sender", "anna@contoso.com"]);

@@ -304,10 +304,10 @@ fn rule_64_nobody_else_is_us() {
 
 #[test]
 fn rule_65_an_old_session_finishes_its_transaction_and_goes() {
-    let edge = edge().with("[limits]\nsession_age = \"1s\"").start();
+    let edge = edge().with("[limits]\nsession_age = \"3s\"").start();
     let mut client = edge.client();
     client.envelope("a@example.org", &["anna@contoso.com"]);
-    holds_for("a transaction in an old session", Duration::from_millis(1500), || {
+    holds_for("a transaction in an old session", Duration::from_millis(3500), || {
         client.say("NOOP") == NOOP_OK
     });
     assert!(client.data(letter("slow")).starts_with("250 2.6.0 "));
@@ -318,7 +318,7 @@ fn rule_65_an_old_session_finishes_its_transaction_and_goes() {
 
 #[test]
 fn rule_65_a_transaction_cannot_keep_an_old_session_open_for_ever() {
-    let edge = edge().with("[limits]\nsession_age = \"1s\"").start();
+    let edge = edge().with("[limits]\nsession_age = \"2s\"").start();
     let mut client = edge.client();
     client.envelope("a@example.org", &["anna@contoso.com"]);
     let farewell = until("the end of patience", || Some(client.say("NOOP")).filter(|reply| reply != NOOP_OK));

@@ -48,4 +48,4 @@ pub use signer::Signer;
 pub use sink::{Sink, Taken};
 pub use slapd::{BASE, READER, Slapd, ad_user};
 pub use tenants::CONTOSO;
-pub use wait::{Stopwatch, holds_for, until, wait_longer};
+pub use wait::{Stopwatch, holds_for, median, until, wait_longer};

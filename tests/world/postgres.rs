@@ -127,7 +127,7 @@ impl Postgres {
     /// `[directory]` for an edge.
     pub fn settings(&self) -> String {
         format!(
-            "[directory]\nsource = \"postgres\"\nurl = \"{}\"\ntls = \"off\"\nlookup_deadline = \"1s\"\n",
+            "[directory]\nsource = \"postgres\"\nurl = \"{}\"\ntls = \"off\"\nlookup_deadline = \"5s\"\n",
             self.url()
         )
     }

@@ -127,7 +127,7 @@ impl Slapd {
     /// `[directory]` for an edge, in clear text.
     pub fn settings(&self) -> String {
         format!(
-            "[directory]\nsource = \"ldap\"\nurl = \"{}://{}\"\ntls = \"off\"\nlookup_deadline = \"1s\"\n\
+            "[directory]\nsource = \"ldap\"\nurl = \"{}://{}\"\ntls = \"off\"\nlookup_deadline = \"5s\"\n\
              password_file = \"{}\"\n[directory.ldap]\nbind_dn = \"{READER}\"\nbase_dn = \"{BASE}\"\n",
             self.scheme,
             self.address,

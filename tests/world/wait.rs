@@ -29,6 +29,12 @@ impl Stopwatch {
     }
 }
 
+/// What half of these took: what a promise of time is held to on a machine that others load too.
+pub fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
 /// Looks until `attempt` finds something; panics with `what` when patience is over.
 pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let watch = Stopwatch::start();
