@@ -145,6 +145,32 @@ fn an_address_speaks_for_the_tenants_own_senders_only() {
     assert_eq!(sink.wait_for(1)[0].sender, "<anna@contoso.com>");
 }
 
+/// The trace and the log say by which connector a message came, also where it is anybody's (rules 34 and 35).
+#[test]
+fn the_trace_names_the_connector() {
+    let sink = Sink::start(&[]);
+    let partner = "[[tenant.inbound_connector]]\nname = \"bank\"\ntype = \"partner\"\n\
+                   sender_domains = [\"bank.example\"]\nsource_ips = [\"127.0.0.1\"]\nrestrict_to_ip = true\n";
+    let fabrikam = "[[tenant]]\nid = \"fabrikam\"\ndefault_region = \"EUR\"\ndomain = [{ name = \"fabrikam.com\" }]\n\
+                    user = [{ address = \"bob@fabrikam.com\" }]\n";
+    let directory = contoso(&sink, &format!("{ADDRESSES}{fabrikam}{partner}"));
+    let edge = Edge::builder("EUR").directory(&directory).start();
+    let mut client = edge.client();
+    for (from, to, attribution, connector) in [
+        (ANNA, ANNA, "contoso/site", "contoso/site"),
+        (FOREIGN, ANNA, "incoming", "contoso/site"),
+        ("x@bank.example", "bob@fabrikam.com", "incoming", "fabrikam/bank"),
+    ] {
+        client.deliver(from, &[to], letter("by a connector"));
+        let row = until("a row of the trace", || {
+            edge.command(&["trace", "--from", from, "--to", to, "--json"]).json().as_array()?.first().cloned()
+        });
+        assert_eq!(row["attribution"], attribution, "{row:#}");
+        assert_eq!(row["connector"], connector, "{row:#}");
+        assert!(edge.log().contains(&format!(r#""connector":"{connector}""#)), "{}", edge.log());
+    }
+}
+
 #[test]
 fn what_enters_elsewhere_is_relayed_there_and_its_users_are_that_regions_to_know() {
     let sink = Sink::start(&[]);

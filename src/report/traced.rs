@@ -29,7 +29,7 @@ pub(super) fn write(tracer: &Tracer, event: &Event<'_>, withheld: &Withheld) {
             ..
         } => {
             let client = envelope.peer.as_ref().map(|peer| Caller { session: *session, peer, listener });
-            let attribution = attribution.to_string();
+            let attribution = came_by(&attribution.to_string(), envelope);
             let by = match by {
                 Relay::Spool => By::Spool,
                 Relay::Inline => By::Inline,
@@ -407,12 +407,13 @@ pub(super) fn recovered<'a>(
             .map(|address| Heading { address, region: "", ingress: "", irr: "", rule: "" })
             .collect();
         let caller = envelope.peer.as_ref().map(|peer| Caller { session: SessionId(0), peer, listener: "" });
+        let attribution = came_by(word_of(envelope.transport), envelope);
         Caller::with(caller, |client| {
             tracer.note_patiently(&Record::Arrived(Arrived {
                 id: envelope.id.raw(),
                 at: envelope.received_at.millis(),
                 client,
-                attribution: word_of(envelope.transport),
+                attribution: &attribution,
                 sender: &sender,
                 message_id: "",
                 subject: "",
@@ -460,6 +461,16 @@ fn found(
         attempts: progress.attempts,
         next_attempt: 0,
     }));
+}
+
+/// `incoming by contoso/filter` where the attribution does not name the connector itself.
+fn came_by(attribution: &str, envelope: &Envelope) -> String {
+    match (&envelope.tenant, &envelope.connector) {
+        (Some(tenant), Some(connector)) if !attribution.contains('/') => {
+            format!("{attribution} by {tenant}/{connector}")
+        }
+        _ => attribution.to_owned(),
+    }
 }
 
 fn word_of(transport: Transport) -> &'static str {

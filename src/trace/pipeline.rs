@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::mail::MessageId;
 
 use super::journal::{Journal, Position, Reader, numbers};
-use super::record::{Arrived, By, Fate, Heading, Record, Turn, decode, encode};
+use super::record::{Arrived, By, Fate, Heading, Record, Turn, decode, encode, split_attribution};
 use super::store::{Limits, Store};
 use super::{Settings, Shared, TraceSettings, lock};
 
@@ -235,7 +235,7 @@ fn audit_arrival(chain: &mut Chain, arrived: &Arrived<'_>) {
         Event::Received {
             id,
             by: arrived.by.word().to_owned(),
-            from: arrived.attribution.to_owned(),
+            from: split_attribution(arrived.attribution).0.to_owned(),
             disk: arrived.by != By::Inline,
             to,
         },

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::document::parse_duration;
 use crate::mail::{AddressPattern, MessageId, SessionId};
 
-use super::record::first_id;
+use super::record::{first_id, split_attribution};
 use super::segment::{
     Family, Index, Status, TOKEN, hashed, integer, open_to_read, turned, unsigned, unturned,
 };
@@ -84,6 +84,9 @@ pub struct Row {
     pub listener: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attribution: Option<String>,
+    /// The inbound connector that it came by, with its tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connector: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -403,6 +406,8 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         (Some(_), None) | (None, _) => MessageId::from_raw(key).to_string(),
     };
     let sender: Option<String> = address(row.get(3)?);
+    let attribution: Option<String> = row.get(12)?;
+    let came = attribution.as_deref().map(split_attribution);
     Ok(Row {
         received: time(row.get(2)?),
         sender: sender.map(|sender| if sender.is_empty() { "<>".to_owned() } else { sender }),
@@ -415,7 +420,8 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         helo: row.get(9)?,
         tls: row.get(10)?,
         listener: row.get(11)?,
-        attribution: row.get(12)?,
+        attribution: came.map(|(attribution, _)| attribution.to_owned()),
+        connector: came.and_then(|(_, connector)| connector).map(str::to_owned),
         message_id: row.get(13)?,
         subject: row.get(14)?,
         authentication: row.get(15)?,
@@ -586,7 +592,13 @@ fn tell(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
         Some("inline") => "streamed",
         _ => "accepted",
     };
-    row.history.push(step(&row.received, arrival, row.attribution.clone()));
+    let came = match (&row.attribution, &row.connector) {
+        (Some(attribution), Some(connector)) if attribution != connector => {
+            Some(format!("{attribution} by {connector}"))
+        }
+        (attribution, _) => attribution.clone(),
+    };
+    row.history.push(step(&row.received, arrival, came));
     let sql = "SELECT at, what, says FROM history WHERE id = ?1 AND (recipient = '' OR recipient = ?2 COLLATE NOCASE) \
                ORDER BY at";
     let mut statement = connection.prepare_cached(sql)?;

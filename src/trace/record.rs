@@ -66,6 +66,15 @@ impl By {
     }
 }
 
+/// An attribution without, and its connector; a name of a tenant may hold any word.
+pub fn split_attribution(attribution: &str) -> (&str, Option<&str>) {
+    let known = ["incoming", "originating"].into_iter().find_map(|way| {
+        attribution.strip_prefix(way)?.strip_prefix(" by ").map(|connector| (way, Some(connector)))
+    });
+    let own = || (attribution, Some(attribution).filter(|one| one.contains('/')));
+    known.unwrap_or_else(own)
+}
+
 /// A message that is ours, or was while it went through.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Arrived<'a> {
@@ -73,6 +82,7 @@ pub struct Arrived<'a> {
     pub at: i64,
     #[serde(borrow)]
     pub client: Option<Client<'a>>,
+    /// `incoming`, `contoso/hq`, or `incoming by contoso/filter`.
     pub attribution: &'a str,
     /// Empty for the null sender.
     pub sender: &'a str,
