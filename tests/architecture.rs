@@ -138,6 +138,25 @@ fn the_map_names_every_room_on_its_floor() {
 }
 
 #[test]
+fn files_that_the_documents_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files: Vec<String> = ["src", "tests", "benches"]
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .map(|file| format!("/{}", file.strip_prefix(root).expect("below it").display()))
+        .collect();
+    let pages = fs::read_dir(root.join("docs")).expect("the documents");
+    let mut missing = Vec::new();
+    for page in pages.map(|page| page.expect("readable").path()) {
+        let text = fs::read_to_string(&page).expect("text");
+        let named = text.split('`').skip(1).step_by(2).filter(|words| words.ends_with(".rs"));
+        let gone = named.filter(|name| !files.iter().any(|file| file.ends_with(&format!("/{name}"))));
+        missing.extend(gone.map(|name| format!("{}: {name}", page.display())));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
 fn the_reader_of_imports_sees_groups_and_leaves_tests_out() {
     let code = "use crate::{clock, mail::{Region, Sender}, spool};\nuse crate::dns::Zone;\n// crate::queue\n\
                 #[cfg(test)]\nmod tests {\n use crate::daemon; }\n";
