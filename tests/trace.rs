@@ -221,6 +221,7 @@ fn what_waits_what_fails_and_what_expires_says_why_with_the_remote_words() {
     let notice = wait_for(&edge, &["--to", "anna@contoso.com", "--from", "<>"], "delivered");
     assert_eq!(notice["notice_of"], id.as_str(), "{notice:#}");
     assert_eq!(notice["sender"], "<>");
+    assert_eq!(notice["region"], "EUR", "where its reader lives: {notice:#}");
 }
 
 #[test]

@@ -235,12 +235,17 @@ fn print_message(value: &Value) {
         println!();
         let mut recipient = recipient.clone();
         let reply = recipient.as_object_mut().and_then(|fields| fields.remove("last_reply"));
-        print_fields(&recipient);
         if let Some(reply) = reply {
-            let said = format!("{} {} {}", reply["code"], plain(&reply["status"]), plain(&reply["text"]));
-            println!("{:<12} {said}", "last reply");
-            println!("{:<12} {}", "from", plain(&reply["host"]));
+            let (status, text) = (plain(&reply["status"]), plain(&reply["text"]));
+            // Words of our own, about a server that said nothing, have no code.
+            let said = match reply["code"].as_u64() {
+                Some(code) if code > 0 => format!("{code} {status} {text}"),
+                _ => format!("{status} {text}"),
+            };
+            recipient["last_reply"] = said.into();
+            recipient["last_reply_from"] = reply["host"].clone();
         }
+        print_fields(&recipient);
     }
     if let Some(header) = header {
         println!("\n{}", plain(&header).replace("\r\n", "\n").trim_end());

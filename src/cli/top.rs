@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::status::{size, span};
-use super::{Cli, MISTAKE, NO, YES, block_on, plain, socket};
+use super::{Cli, MISTAKE, NO, YES, block_on, complain, plain, socket};
 use crate::admin::client;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -52,13 +52,13 @@ pub(super) fn run(cli: &Cli) -> u8 {
     let mut screen = Screen { last: None, rates: Rates::default(), paused: false, trouble: None };
     screen.look(&socket);
     if let Some(trouble) = &screen.trouble {
-        eprintln!("{trouble}");
+        complain(trouble);
         return NO;
     }
     let mut terminal = match ratatui::try_init() {
         Ok(terminal) => terminal,
         Err(error) => {
-            eprintln!("landfall top: no terminal: {error}; landfall status prints once");
+            complain(format_args!("landfall top: no terminal: {error}; landfall status prints once"));
             return MISTAKE;
         }
     };

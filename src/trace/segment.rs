@@ -532,11 +532,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Of a message from an earlier batch. What is not known here is put in as far as the outcome tells.
+    /// Of a message from an earlier batch; its home as `home_by` has it. What is not known here is put in as far as the outcome tells.
     pub(super) fn update(&mut self, outcome: &Outcome<'_>) -> Result<()> {
         let sql = "UPDATE recipient SET status=?3, code=?4, enhanced=?5, reply=?6, host=?7, next_hop=?8, attempts=?9, \
                    updated=?10, next_attempt=?11, reason=NULL, \
-                   region=CASE WHEN region IS NULL OR ?12='' THEN region ELSE ?12 END WHERE id=?1 AND address=?2";
+                   region=CASE WHEN ?12='' OR (region IS NULL AND ?8 NOT LIKE 'store:%') THEN region ELSE ?12 END \
+                   WHERE id=?1 AND address=?2";
         let status = status_after(outcome.fate);
         let next_attempt = (outcome.fate == Fate::Deferred).then_some(outcome.next_attempt);
         let changed = self.connection.prepare_cached(sql)?.execute(params![
@@ -657,11 +658,11 @@ impl Segment {
 }
 
 /// The home region: as it was at the acceptance, or where the way on, decided again, has led since (rule 89).
+/// A relay without a home at the acceptance leads to where the mail enters, a store to where it lives.
 fn home_by<'a>(at_acceptance: &'a str, outcome: Option<&'a Outcome<'a>>) -> &'a str {
-    match outcome {
-        Some(outcome) if !at_acceptance.is_empty() && !outcome.region.is_empty() => outcome.region,
-        _ => at_acceptance,
-    }
+    let Some(outcome) = outcome.filter(|outcome| !outcome.region.is_empty()) else { return at_acceptance };
+    let is_home = !at_acceptance.is_empty() || outcome.next_hop.starts_with("store:");
+    if is_home { outcome.region } else { at_acceptance }
 }
 
 #[derive(Default)]
