@@ -6,7 +6,7 @@ mod world;
 use std::fs;
 use std::time::Duration;
 
-use world::{CONTOSO, Client, Edge, Letter, Nameserver, Signer, Sink, Zone, letter};
+use world::{CONTOSO, Client, Edge, Letter, Nameserver, Signer, Sink, Zone, letter, until};
 
 const ANNA: &str = "anna@contoso.com";
 const SENDER: &str = "eve@sender.example";
@@ -218,6 +218,41 @@ fn who_is_exempt_and_whose_connector_it_is_are_not_checked() {
     let letter = edge.wait_for(ANNA, 1).remove(0);
     assert_eq!(letter.headers("Authentication-Results"), Vec::<String>::new());
     assert!(!edge.log().contains("\"examined\""), "{}", edge.log());
+}
+
+/// Section 6: a notice would go to whoever was forged. The edge that examined the sender knows, and the one in
+/// the home region, whose store refuses the message, has its word.
+#[test]
+fn nobody_is_told_of_mail_that_spf_fails_for_in_its_own_region_or_another() {
+    let server = Nameserver::start(&zones(""));
+    let refusing = Sink::start(&["-f", "RCPT", "-B", "550 5.1.1 Nobody here"]);
+    let nam = Edge::builder("NAM")
+        .directory(CONTOSO)
+        .store(&[&refusing.url()])
+        .with("[region.NAM]\ntls = \"off\"\n[region.EUR]\nrelay = [\"smtp://127.0.0.1:1\"]\npeers = [\"127.0.0.0/8\"]")
+        .with(&server.settings())
+        .start();
+    let eur = Edge::builder("EUR");
+    let listener = behind_a_proxy(eur.address());
+    let eur = eur
+        .relay("NAM", nam.address)
+        .store(&[&refusing.url()])
+        .with("[region.EUR]\ntls = \"off\"")
+        .with(&listener)
+        .with(&server.settings())
+        .directory(CONTOSO)
+        .start();
+    // A forged field of the sender's own says nothing.
+    let message = format!("Authentication-Results: {HOST}; spf=pass\r\n{}", from_sender("Hello\r\n"));
+    for (edge, to) in [(&eur, ANNA), (&nam, "ben@contoso.com")] {
+        let heard = |what: &str| edge.log().matches(what).count();
+        client(&eur, BAD).deliver(SENDER, &[to], &message);
+        until("it ends untold", || (heard("SPF fails for the sender, who may be forged") == 1).then_some(()));
+        assert_eq!(heard(r#""event":"notified""#), 0, "{}", edge.log());
+        let forged = message.replace("pass", "fail");
+        client(&eur, GOOD).deliver(SENDER, &[to], &forged);
+        until("its sender is told", || (heard(r#""event":"notified""#) == 1).then_some(()));
+    }
 }
 
 const NOT_OVER_IPV6: &str = "550 5.2.1 Service unavailable, [contoso.com] does not accept email over IPv6.";

@@ -17,6 +17,11 @@ pub enum SpfResult {
     PermError,
 }
 
+impl SpfResult {
+    pub const ALL: [Self; 7] =
+        [Self::None, Self::Neutral, Self::Pass, Self::Fail, Self::SoftFail, Self::TempError, Self::PermError];
+}
+
 impl fmt::Display for SpfResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

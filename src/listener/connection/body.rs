@@ -205,12 +205,15 @@ impl Connection {
             chain.push(content);
             self.see_chain(chain);
         }
-        let Self { examination, screen, draft, handover, peek, .. } = self;
+        let Self { examination, screen, draft, handover, peek, foreword, .. } = self;
         // As it came: what is taken out of it may have been signed (section 6).
         if let Some(examination) = examination {
             examination.push(content);
         }
         peek.see(content);
+        if let Some(foreword) = foreword {
+            foreword.push(content);
+        }
         match screen {
             Some(screen) => screen.push(content, |part| keep_part(draft, handover, part)),
             None => keep_part(draft, handover, content),

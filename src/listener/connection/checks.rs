@@ -95,6 +95,7 @@ impl Connection {
     pub(super) fn begin_screen(&mut self) {
         let firewall = self.shared.firewall.load();
         self.origin = None;
+        self.foreword = matches!(self.attribution, Attribution::PeerEdge(_)).then(Box::default);
         let (screen, chain) = match self.skipping() {
             Some(skipping) => {
                 (firewall.screen_to_record(self.trust()), Chain::behind(skipping, self.session.peer().ip))

@@ -21,7 +21,7 @@ use crate::decision::{Attribution, Reason, Rules, Via};
 use crate::limits::{self, Client, Due, Limit};
 use crate::mail::chain::{Chain, Origin};
 use crate::mail::firewall::Screen;
-use crate::mail::{Envelope, Mailboxes, MessageId, Peer, Sender, SessionId};
+use crate::mail::{Envelope, Foreword, Mailboxes, MessageId, Peer, Sender, SessionId};
 use crate::net::{Wire, within};
 use crate::report::{Event, Parting, Placed};
 use crate::session::{Action, Input, NotStored, OpenEnvelope, Ruling, Session, Terms, TlsOffer, answer_for};
@@ -94,6 +94,8 @@ pub(super) struct Connection {
     findings: Option<Box<Examined>>,
     /// Where its connector looks past servers of the tenant's own (rule 40), and whom it came from then.
     chain: Option<Box<Chain>>,
+    /// From an edge of ours: what it says of the sender, whom it has examined.
+    foreword: Option<Box<Foreword>>,
     origin: Option<Box<Origin>>,
     /// When the message under way must be whole.
     body_until: Option<Instant>,
@@ -157,6 +159,7 @@ impl Connection {
             examination: None,
             findings: None,
             chain: None,
+            foreword: None,
             origin: None,
             body_until: None,
             not_kept: None,
@@ -489,7 +492,10 @@ impl Connection {
             transport: self.attribution.transport(),
             tenant: self.connector().map(|via| via.tenant.id.as_ref().into()),
             connector: self.connector().map(|via| via.connector.name.as_ref().into()),
-            spf: self.findings.as_ref().and_then(|examined| examined.findings.spf),
+            spf: match &self.foreword {
+                Some(foreword) => foreword.spf(),
+                None => self.findings.as_ref().and_then(|examined| examined.findings.spf),
+            },
             require_tls: open.require_tls,
             peer: Some(self.session.peer().clone()),
         }
