@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::api::{Door, note_down, reload_now};
 use super::caller::Who;
 use super::moving::{Manner, Plan, Refusal, plan_domain, plan_user, whole_user_row};
-use crate::decision::{home_region, in_region_routing};
+use crate::decision::{Irr, home_region, in_region_routing};
 use crate::directory::Register;
 use crate::mail::{
     AcceptedDomain, Address, ConnectorKind, Domain, DomainKind, Lookup, Residency, Tenant, User,
@@ -284,14 +284,14 @@ pub(super) fn user_row(domain: Option<&AcceptedDomain>, user: &User) -> Value {
         "licenses": held,
         "home": domain.map(|domain| home_region(&domain.tenant, user)),
         "ingress": domain.map(AcceptedDomain::ingress_region),
-        "in_region_routing": domain.map(|domain| routing(domain, user)),
+        "in_region_routing": domain.map(|domain| irr(domain, user).word()),
     })
 }
 
 /// Whether in-region routing applies to the user, or why it does not (spec, section 0).
-pub(super) fn routing(domain: &AcceptedDomain, user: &User) -> &'static str {
+pub(super) fn irr(domain: &AcceptedDomain, user: &User) -> Irr {
     let home = home_region(&domain.tenant, user);
-    in_region_routing(domain, domain.ingress_region(), user, home).word()
+    in_region_routing(domain, domain.ingress_region(), user, home)
 }
 
 #[derive(Debug, Serialize)]

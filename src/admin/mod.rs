@@ -22,5 +22,7 @@ pub use audit::{Audit, FILE as AUDIT_FILE};
 pub use directory::{ConnectorRow, connector_rows, domain_row};
 pub use guard::Token;
 pub use history::History;
-pub use moving::{Manner, Plan, Refusal, find_user, plan_domain, plan_user, users_of, whole_user_row};
+pub use moving::{
+    Manner, Plan, Refusal, find_domain, find_user, plan_domain, plan_user, users_of, whole_user_row,
+};
 pub use outside::{InForce, Outside};

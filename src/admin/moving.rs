@@ -4,14 +4,15 @@
 //! the caller's to find out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::directory::{routing, user_row};
+use super::directory::{irr, user_row};
 use crate::clock::Timestamp;
-use crate::decision::home_region;
+use crate::decision::{Irr, home_region};
 use crate::directory::{Homes, Move, Register, Trouble};
 use crate::mail::{AcceptedDomain, Address, Domain, Licenses, Region, Regions, Residency, User};
 
@@ -96,9 +97,7 @@ pub async fn plan_domain(
     manner: Manner,
     (now, window): (Timestamp, Duration),
 ) -> Result<Plan, Refusal> {
-    let name = Domain::parse(name).map_err(|_| Refusal::Mistake(format!("{name:?} is no domain")))?;
-    let before = register.domain(&name).cloned();
-    let before = before.ok_or_else(|| Refusal::Absent(format!("{name} is no accepted domain")))?;
+    let before = find_domain(register, name)?;
     let to = region(to, register.regions())?;
     let tenant = &before.tenant;
     if let Some(to) = to.filter(|to| !tenant.allows(*to) && !manner.force) {
@@ -188,13 +187,7 @@ pub fn users_of(domain: &AcceptedDomain, homes: &Homes) -> Value {
 
 /// Users to whom in-region routing applies (spec, section 0).
 fn routed(domain: &AcceptedDomain, homes: &Homes) -> u64 {
-    let applies = |user: &User| {
-        domain.tenant.routes_in_region()
-            && domain.mail_flow_region == Some(home_region(&domain.tenant, user))
-            && user.licenses.multi_geo
-            && user.licenses.mail
-    };
-    each(domain, homes).filter(|(user, _)| applies(user)).map(|(_, count)| count).sum()
+    each(domain, homes).filter(|(user, _)| irr(domain, user) == Irr::Applied).map(|(_, count)| count).sum()
 }
 
 /// One user for all who are alike.
@@ -296,7 +289,7 @@ pub async fn plan_user(
         },
         "home": { "from": old, "to": new },
         "ingress": ingress,
-        "in_region_routing": { "from": routing(&domain, &before), "to": routing(&domain, &after) },
+        "in_region_routing": { "from": irr(&domain, &before).word(), "to": irr(&domain, &after).word() },
     });
     let shown = |location: &Option<Box<str>>| location.as_deref().unwrap_or("none").to_owned();
     let summary = format!(
@@ -307,6 +300,12 @@ pub async fn plan_user(
     );
     let step = Step::User(before.primary, to);
     Ok(Plan { told, summary, step: (changes && !manner.dry_run).then_some(step) })
+}
+
+pub fn find_domain(register: &Register, name: &str) -> Result<Arc<AcceptedDomain>, Refusal> {
+    let name = Domain::parse(name).map_err(|_| Refusal::Mistake(format!("{name:?} is no domain")))?;
+    let found = register.domain(&name).cloned();
+    found.ok_or_else(|| Refusal::Absent(format!("{name} is no accepted domain")))
 }
 
 /// By primary address or alias.

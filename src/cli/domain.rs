@@ -1,17 +1,13 @@
 //! Domain: the accepted domains, and moving one's mail to another region.
 
-use std::sync::Arc;
-
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::directory::{failed, register};
 use super::{Cli, MISTAKE, NO, YES, complain, print_fields, print_json, print_table, tell_of_change};
-use crate::admin::{Manner, Refusal, domain_row, plan_domain, users_of};
+use crate::admin::{Manner, Refusal, domain_row, find_domain, plan_domain, users_of};
 use crate::clock::Clock;
 use crate::config;
-use crate::directory::Register;
-use crate::mail::{AcceptedDomain, Domain};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -62,7 +58,7 @@ async fn list(cli: &Cli, loaded: config::Loaded) -> Result<u8, u8> {
 
 async fn show(cli: &Cli, loaded: config::Loaded, name: &str) -> Result<u8, u8> {
     let (_, mut register) = register(loaded).await?;
-    let domain = find(&register, name)?;
+    let domain = find_domain(&register, name).map_err(|refusal| refused(&refusal))?;
     let homes = register.homes(&domain.name).await.map_err(|trouble| failed(&trouble))?;
     let mut shown = domain_row(&domain);
     shown["users"] = users_of(&domain, &homes);
@@ -72,17 +68,6 @@ async fn show(cli: &Cli, loaded: config::Loaded, name: &str) -> Result<u8, u8> {
         print_fields(&shown);
     }
     Ok(YES)
-}
-
-fn find(register: &Register, name: &str) -> Result<Arc<AcceptedDomain>, u8> {
-    let Ok(name) = Domain::parse(name) else {
-        complain(format_args!("{name:?} is no domain"));
-        return Err(MISTAKE);
-    };
-    register.domain(&name).cloned().ok_or_else(|| {
-        complain(format_args!("{name} is no accepted domain"));
-        NO
-    })
 }
 
 async fn change(cli: &Cli, loaded: config::Loaded, set: &Set) -> Result<u8, u8> {

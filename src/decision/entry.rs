@@ -54,11 +54,6 @@ pub enum Entry {
 }
 
 impl AcceptedDomain {
-    /// Where mail for this domain enters (spec, section 0).
-    pub fn ingress_region(&self) -> Region {
-        self.ingress_if(self.mail_flow_region)
-    }
-
     /// By which rule mail from outside may enter at a node of that region, or may not; the propagation window of
     /// a change (rule 21) aside.
     pub fn entry_at(&self, node: Region) -> Result<&'static str, &'static str> {
@@ -75,16 +70,13 @@ impl AcceptedDomain {
         if tenant.allows(node) { Ok("8") } else { Err("7") }
     }
 
-    fn ingress_if(&self, mail_flow_region: Option<Region>) -> Region {
-        mail_flow_region.filter(|_| self.tenant.routes_in_region()).unwrap_or(self.tenant.default_region)
-    }
-
     /// The region that mail entered before, while the propagation window of a change is open (rule 21).
     /// A change dated ahead counts as just made while clocks could differ so much, and not beyond.
     pub fn former_ingress_region(&self, rules: &Rules, now: Timestamp) -> Option<Region> {
         let changed_at = self.mail_flow_region_changed_at?;
         let distance = now.since(changed_at).max(changed_at.since(now));
-        (distance < rules.propagation_window).then(|| self.ingress_if(self.previous_mail_flow_region))
+        (distance < rules.propagation_window)
+            .then(|| self.tenant.ingress_region(self.previous_mail_flow_region))
     }
 }
 

@@ -164,8 +164,7 @@ fn user_problems(table: &Table, user: &User, regions: &Regions) -> Vec<Problem> 
             }
         },
     };
-    let ingress =
-        if tenant.routes_in_region() { domain.mail_flow_region.unwrap_or(default) } else { default };
+    let ingress = domain.ingress_region();
     if tenant.residency == Residency::Strict && home != ingress {
         problems.push(Problem::StrictElsewhere { ingress, home });
     } else if tenant.routes_in_region() && home != ingress {

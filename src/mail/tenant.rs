@@ -53,6 +53,11 @@ impl Tenant {
         self.multi_geo && self.in_region_routing
     }
 
+    /// Where mail for a domain of this tenant enters that has this mail_flow_region (spec, section 0).
+    pub fn ingress_region(&self, mail_flow_region: Option<Region>) -> Region {
+        mail_flow_region.filter(|_| self.routes_in_region()).unwrap_or(self.default_region)
+    }
+
     /// The on-premises connector that sends for this sender of nobody's or another tenant's from this address: the
     /// first of the most exact network.
     pub fn network_connector(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&Arc<InboundConnector>> {
@@ -146,12 +151,19 @@ pub struct AcceptedDomain {
     pub kind: DomainKind,
     pub match_subdomains: bool,
     pub mail_flow_region: Option<Region>,
-    /// With `mail_flow_region_changed_at`: what it was before; the inner `None` is "not set" (rule 21).
+    /// With `mail_flow_region_changed_at`: what it was before; `None` is "not set" (rule 21).
     pub previous_mail_flow_region: Option<Region>,
     pub mail_flow_region_changed_at: Option<Timestamp>,
     pub sending_to_disabled: bool,
     /// Overrides the tenant's `accept_ipv6` when set.
     pub accept_ipv6: Option<bool>,
+}
+
+impl AcceptedDomain {
+    /// Where mail for this domain enters.
+    pub fn ingress_region(&self) -> Region {
+        self.tenant.ingress_region(self.mail_flow_region)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
