@@ -3,9 +3,12 @@
 mod world;
 
 use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
-use world::{CONTOSO, Client, Edge, holds_for, letter, swaks, until};
+use world::{CONTOSO, Client, Edge, free_address, holds_for, letter, swaks, until};
 
 const INVALID: &str = "550 5.6.11 Invalid characters";
 const TOO_LARGE: &str = "552 5.3.4 Message size exceeds fixed maximum message size";
@@ -342,6 +345,47 @@ fn a_required_tls_listener_takes_no_mail_in_plain_text() {
     assert_eq!(code, 0, "{transcript}");
     let kept = edge.wait_for("anna@contoso.com", 1).remove(0);
     assert!(kept.header("Received").is_some_and(|trace| trace.contains("with ESMTPS")), "{kept:?}");
+}
+
+/// A load balancer that passes on one connection, its header and the client's first bytes in one piece.
+fn balancer(to: SocketAddr) -> SocketAddr {
+    let door = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = door.local_addr().expect("a bound socket has one");
+    thread::spawn(move || {
+        let (mut client, _) = door.accept().expect("a client");
+        let mut first = vec![0; 16 * 1024];
+        let read = client.read(&mut first).expect("a hello");
+        let mut server = TcpStream::connect(to).expect("the edge");
+        let whole = [b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 465\r\n", &first[..read]].concat();
+        server.write_all(&whole).expect("it reads");
+        let (mut from, mut into) =
+            (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+        let up = thread::spawn(move || io::copy(&mut from, &mut into));
+        let _ = io::copy(&mut server, &mut client);
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = up.join();
+    });
+    address
+}
+
+#[test]
+fn implicit_tls_begins_with_the_first_byte_also_behind_a_balancer() {
+    let edge = edge();
+    let (direct, balanced) = (edge.address(), free_address());
+    let listeners = format!(
+        "listener = [{{ name = \"smtps\", address = [\"{direct}\"], tls = \"implicit\" }}, \
+         {{ name = \"balanced\", address = [\"{balanced}\"], tls = \"implicit\", \
+         proxy_protocol_from = [\"127.0.0.0/8\"] }}]"
+    );
+    let edge = edge.with(&listeners).start();
+    for (address, client) in [(direct, "[127.0.0.1]"), (balancer(balanced), "[192.0.2.7]")] {
+        let arguments = ["--from", "a@example.org", "--to", "anna@contoso.com", "--tls-on-connect"];
+        let (code, transcript) = swaks(address, &arguments);
+        assert_eq!(code, 0, "{transcript}");
+        assert!(transcript.contains(&format!("Hello {client}")), "{transcript}");
+        assert!(!transcript.contains("STARTTLS"), "{transcript}");
+    }
+    edge.wait_for("anna@contoso.com", 2);
 }
 
 #[test]

@@ -198,8 +198,26 @@ impl Wire {
         patience: Duration,
     ) -> Result<(Self, TlsFacts), Error> {
         self.flush().await?;
+        self.discard_pending();
+        self.accept_pending_tls(tls, patience).await
+    }
+
+    /// The same where TLS is spoken from the first: what was read already is the client's side of it, as it
+    /// comes in one piece with a load balancer's header.
+    pub async fn accept_pending_tls(
+        self,
+        tls: &ServerTls,
+        patience: Duration,
+    ) -> Result<(Self, TlsFacts), Error> {
         let ready = tls.current();
-        let handshake = TlsAcceptor::from(ready.config.clone()).accept(self.stream);
+        let mut pending = &self.input[..];
+        let handshake = TlsAcceptor::from(ready.config.clone()).accept_with(self.stream, |connection| {
+            // What makes no sense is said again by the handshake, with its alert.
+            while !pending.is_empty()
+                && connection.read_tls(&mut pending).is_ok_and(|read| read > 0)
+                && connection.process_new_packets().is_ok()
+            {}
+        });
         let stream = within(patience, async { Box::pin(handshake).await }).await?;
         let connection = stream.get_ref().1;
         let mut facts = facts_of(connection);

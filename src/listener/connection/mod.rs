@@ -21,8 +21,8 @@ use crate::decision::{Attribution, Reason, Rules, Via};
 use crate::limits::{self, Client, Due, Limit};
 use crate::mail::chain::{Chain, Origin};
 use crate::mail::firewall::Screen;
-use crate::mail::{Envelope, Foreword, Mailboxes, MessageId, Peer, Sender, SessionId};
-use crate::net::{Wire, within};
+use crate::mail::{Envelope, Foreword, Mailboxes, MessageId, Peer, Sender, SessionId, TlsFacts};
+use crate::net::{self, Wire, within};
 use crate::report::{Event, Parting, Placed};
 use crate::session::{Action, Input, NotStored, OpenEnvelope, Ruling, Session, Terms, TlsOffer, answer_for};
 use crate::smtp::body::ChunkDecoder;
@@ -207,7 +207,8 @@ impl Connection {
 
     async fn converse(&mut self, mut wire: Wire) -> Result<(), End> {
         if self.terms.tls == TlsOffer::Implicit {
-            wire = self.secure(wire).await?;
+            let handshake = wire.accept_pending_tls(&self.shared.tls, self.patience.handshake).await;
+            wire = self.secured(handshake)?;
             // A handshake costs more than a word.
             self.note_first_words();
         }
@@ -460,11 +461,11 @@ impl Connection {
         }
         self.say(&mut wire, answer);
         self.flush(&mut wire).await?;
-        self.secure(wire).await
+        let handshake = wire.accept_tls(&self.shared.tls, self.patience.handshake).await;
+        self.secured(handshake)
     }
 
-    async fn secure(&mut self, wire: Wire) -> Result<Wire, End> {
-        let handshake = wire.accept_tls(&self.shared.tls, self.patience.handshake).await;
+    fn secured(&mut self, handshake: Result<(Wire, TlsFacts), net::Error>) -> Result<Wire, End> {
         let (wire, facts) = handshake.map_err(|error| End::Handshake(error.to_string()))?;
         self.shared.reporter.note(&Event::Secured { session: self.id, tls: &facts });
         let _ = self.session.on(Input::Secured(facts));
