@@ -253,8 +253,17 @@ fn the_queue_is_told_as_tables_and_as_json() {
     );
     let list = edge.command(&["queue", "list"]);
     assert!(list.stdout.contains("ben@contoso.com"), "{}", list.stdout);
+    edge.client().deliver("bea@sender.example", &["ben@contoso.com"], &message);
+    until("both to wait", || (edge.queue().len() == 2).then_some(()));
+    let listed = |limit: &str| edge.command(&["queue", "list", "--limit", limit]).stdout;
+    let first = listed("1");
+    assert!(first.contains("ann@") && !first.contains("bea@") && first.contains("and more"), "{first}");
+    for limit in ["0", "2"] {
+        let all = listed(limit);
+        assert!(all.contains("ann@") && all.contains("bea@") && !all.contains("and more"), "{all}");
+    }
     let status = edge.command(&["status", "--json"]).json();
-    assert_eq!((&status["region"], &status["queued"]), (&"EUR".into(), &1.into()), "{status}");
+    assert_eq!((&status["region"], &status["queued"]), (&"EUR".into(), &2.into()), "{status}");
 }
 
 #[test]

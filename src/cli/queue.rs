@@ -56,7 +56,7 @@ struct Which {
 pub(super) struct List {
     #[command(flatten)]
     which: Which,
-    /// At most so many rows.
+    /// At most so many rows; 0 is all.
     #[arg(long, default_value_t = 1_000)]
     limit: usize,
 }
@@ -146,10 +146,7 @@ impl Which {
 pub(super) fn run(command: &QueueCommand, socket: &Path, json: bool) -> u8 {
     match command {
         QueueCommand::Summary => read(socket, "/v1/queue", json, print_summary),
-        QueueCommand::List(list) => {
-            let path = format!("/v1/queue/messages?{}", query(&list.which.filter(), list.limit));
-            read(socket, &path, json, print_messages)
-        }
+        QueueCommand::List(list) => list_messages(socket, list, json),
         QueueCommand::Show(show) => {
             let path = format!("/v1/queue/messages/{}?headers={}", show.id, show.headers);
             read(socket, &path, json, print_message)
@@ -166,6 +163,29 @@ pub(super) fn run(command: &QueueCommand, socket: &Path, json: bool) -> u8 {
             act(socket, "prioritize", &prioritize.change, json!({ "priority": priority }), json)
         }
     }
+}
+
+fn list_messages(socket: &Path, list: &List, json: bool) -> u8 {
+    let limit = if list.limit == 0 { usize::MAX } else { list.limit };
+    // One more than is shown tells whether there is more.
+    let asked = query(&list.which.filter(), limit.saturating_add(usize::from(!json)));
+    let mut rows = match parsed(block_on(client::get(socket, &format!("/v1/queue/messages?{asked}")))) {
+        Ok(rows) => rows,
+        Err(code) => return code,
+    };
+    if json {
+        print_json(&rows);
+        return YES;
+    }
+    let has_more = rows.as_array().is_some_and(|rows| rows.len() > limit);
+    if let Some(rows) = rows.as_array_mut() {
+        rows.truncate(limit);
+    }
+    print_messages(&rows);
+    if has_more {
+        println!("and more: --limit {}", limit.saturating_mul(10));
+    }
+    YES
 }
 
 fn read(socket: &Path, path: &str, json: bool, print: fn(&Value)) -> u8 {
