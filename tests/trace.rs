@@ -333,11 +333,20 @@ fn subjects_are_kept_only_when_they_are_wanted_and_nothing_when_it_is_off() {
     let row = wait_for(&edge, &["--to", "anna@contoso.com"], "delivered");
     assert_eq!(row["subject"], "quarterly figures");
 
-    let off = Edge::builder("EUR").directory(CONTOSO).with("[trace]\nenabled = false").start();
+    let settings = "[trace]\nenabled = false\n[audit]\nenabled = false";
+    let off = Edge::builder("EUR").directory(CONTOSO).with(settings).start();
     off.client().deliver("ann@sender.example", &["anna@contoso.com"], letter("untraced"));
     off.wait_for("anna@contoso.com", 1);
-    assert_eq!(trace(&off, &[]).len(), 0);
     assert!(!off.state().join("trace").exists());
+    // To have written nothing down is not to have seen nothing.
+    for (command, says) in [
+        (&["trace", "--json"][..], "there is no trace"),
+        (&["report", "residency", "--json"], "there is no audit"),
+    ] {
+        let told = off.command(command);
+        let error = told.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(told.code == 1 && error.contains(says), "{told:#?}");
+    }
 }
 
 /// Everything that an edge keeps about what it saw: trace, audit, log.

@@ -320,6 +320,9 @@ async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyA
     let counted = tokio::task::spawn_blocking(move || audit::report(&door.state_dir.join("audit"), &asked));
     match counted.await.expect("counting does not panic") {
         Ok(report) => Json(report).into_response(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            (StatusCode::NOT_FOUND, error.to_string()).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -86,11 +86,17 @@ impl Exceptions {
     }
 }
 
-/// Counts what the chain below `dir` says. Whether it can be believed is `verify`'s.
+/// Counts what the chain below `dir` says. Whether it can be believed is `verify`'s. No chain is not found: that
+/// nothing was written down does not say that there was nothing.
 pub fn report(dir: &Path, asked: &Asked) -> io::Result<Residency> {
     let mut report = Residency::default();
     let mut exceptions = Exceptions::default();
-    for path in files(dir)? {
+    let files = files(dir)?;
+    if files.is_empty() {
+        let why = format!("there is no audit in {}", dir.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    }
+    for path in files {
         let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 {

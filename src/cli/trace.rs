@@ -1,6 +1,6 @@
 //! Trace: `landfall trace`: asks the daemon, or the files when it does not run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::Value;
@@ -43,12 +43,22 @@ pub(super) struct Trace {
     limit: usize,
 }
 
+/// Where the trace would be, when nobody ever wrote one: to find nothing in it is no answer.
+fn missing_trace(cli: &Cli) -> Option<PathBuf> {
+    state_dir(cli).ok().map(|dir| dir.join("trace")).filter(|dir| !dir.exists())
+}
+
 impl Trace {
     pub(super) fn run(&self, cli: &Cli) -> u8 {
         let rows = match self.ask(cli) {
             Ok(rows) => rows,
             Err(code) => return code,
         };
+        let nobody = rows.as_array().is_none_or(Vec::is_empty);
+        if nobody && let Some(dir) = missing_trace(cli) {
+            complain(format_args!("there is no trace in {}", dir.display()));
+            return NO;
+        }
         if cli.json {
             print_json(&rows);
         } else if self.id.is_some() {
@@ -56,7 +66,6 @@ impl Trace {
         } else {
             print_rows(&rows);
         }
-        let nobody = rows.as_array().is_none_or(Vec::is_empty);
         if nobody && self.id.is_some() {
             eprintln!("the trace knows no such id");
             return NO;
