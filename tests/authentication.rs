@@ -206,6 +206,21 @@ fn a_policy_of_reject_is_followed_only_where_the_operator_wants_it() {
         bad.data(format!("a line that is no field\r\n{forged}")),
         "550 5.6.0 Message header cannot be read"
     );
+    let from = |value: &str| format!("From: {value}\r\nSubject: hello\r\n\r\nHello\r\n");
+    for (author, reply) in [
+        ("Eve <eve@sender.example.>", REFUSED),
+        ("eve@sender.example\u{a0}", REFUSED),
+        ("eve@sender\u{ad}.example", REFUSED),
+        ("eve@sender.\u{202e}example", "550 5.6.0 Message header cannot be read"),
+        // Which of them is shown is the reader's choice.
+        ("x@elsewhere.example\r\nFrom: eve@sender.example", "550 5.6.0 Message header cannot be read"),
+        ("x@elsewhere.example\r\nfrom : x@elsewhere.example", "550 5.6.0 Message header cannot be read"),
+    ] {
+        bad.envelope("x@elsewhere.example", &[ANNA]);
+        assert_eq!(bad.data(from(author)), reply, "{author}");
+    }
+    // Authors of several domains are exempt (RFC 9989 §5.3.2).
+    bad.deliver("x@elsewhere.example", &["ida@contoso.com"], from("x@elsewhere.example, eve@sender.example"));
     // A domain without a policy has nothing to be refused for.
     client(&edge, BAD).deliver("x@elsewhere.example", &["ida@contoso.com"], letter("no policy"));
 }

@@ -215,7 +215,14 @@ impl Judge {
             };
         }
         if wanted.dmarc {
-            judged.dmarc = Some(self.dmarc(resolver, &parsed, &outputs, sender, until).await);
+            judged.dmarc = Some(match author_domain(&parsed) {
+                Ok(author) => self.dmarc(resolver, author, &outputs, sender, until).await,
+                Err(NoAuthor::Nobody(why)) => no_policy(Finding::new("dmarc", Mark::None).because(why)),
+                Err(NoAuthor::Hidden(why)) => {
+                    judged.unread = Some(Unread::Header);
+                    no_policy(Finding::new("dmarc", Mark::PermError).because(why))
+                }
+            });
         }
         judged
     }
@@ -223,15 +230,11 @@ impl Judge {
     async fn dmarc(
         &self,
         resolver: &Arc<Resolver>,
-        parsed: &AuthenticatedMessage<'_>,
+        author: String,
         dkim: &[DkimOutput<'_>],
         sender: Option<Sender>,
         until: Instant,
     ) -> (Finding, Dmarc) {
-        let author = match author_domain(parsed) {
-            Ok(author) => author,
-            Err(why) => return no_policy(Finding::new("dmarc", Mark::None).because(why)),
-        };
         let mut policies = Answers::default();
         let names = walk(&author).map(policy_name);
         policies.look_up(resolver, Kind::Policy, names, until).await;
@@ -249,7 +252,9 @@ impl Judge {
         let spf = SpfOutput::new(sender_domain.to_owned()).with_result(
             sender.as_ref().map_or(mail_auth::SpfResult::None, |sender| spf_result(sender.result)),
         );
-        let parameters = DmarcParameters::new(parsed, dkim, sender_domain, &spf);
+        // Of the message the judge looks at the author alone, whose domain is put right here.
+        let written = AuthenticatedMessage { from: vec![format!("author@{author}")], ..Default::default() };
+        let parameters = DmarcParameters::new(&written, dkim, sender_domain, &spf);
         let output =
             Box::pin(self.0.verify_dmarc(Parameters::new(parameters).with_txt_cache(&policies))).await;
         let mut policy = match output.policy() {
@@ -337,16 +342,36 @@ fn unacceptable_chain(parsed: &AuthenticatedMessage<'_>) -> Option<&'static str>
         .then_some("too many signed fields")
 }
 
+/// Why there is no domain whose policy could count.
+enum NoAuthor {
+    Nobody(&'static str),
+    /// Readers will show one, and may not agree on which.
+    Hidden(&'static str),
+}
+
 /// The one domain of the authors in From, as A-labels.
-fn author_domain(parsed: &AuthenticatedMessage<'_>) -> Result<String, &'static str> {
+fn author_domain(parsed: &AuthenticatedMessage<'_>) -> Result<String, NoAuthor> {
+    let is_from = |name: &[u8]| name.trim_ascii().eq_ignore_ascii_case(b"from");
+    // RFC 5322 §3.6
+    if parsed.headers.iter().filter(|(name, _)| is_from(name)).count() > 1 {
+        return Err(NoAuthor::Hidden("more than one From"));
+    }
+    let plain = |domain: &str| {
+        let domain = domain.trim().trim_end_matches('.');
+        to_a_label(domain).into_owned()
+    };
     let mut domains =
-        parsed.from.iter().filter_map(|from| from.rsplit_once('@')).map(|(_, domain)| to_a_label(domain));
-    let first = domains.next().ok_or("no author's domain")?;
+        parsed.from.iter().filter_map(|from| from.rsplit_once('@')).map(|(_, domain)| plain(domain));
+    let first = domains.next().ok_or(NoAuthor::Nobody("no author's domain"))?;
     // Authors of several domains have no one policy (RFC 9989 §5.3.2).
     if domains.any(|domain| domain != first) {
-        return Err("authors of several domains");
+        return Err(NoAuthor::Nobody("authors of several domains"));
     }
-    Ok(first.into_owned())
+    // Underscores and the like may be in names of the DNS, for which a policy may hold.
+    if !first.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(NoAuthor::Hidden("the author's domain is none"));
+    }
+    Ok(first)
 }
 
 fn no_policy(finding: Finding) -> (Finding, Dmarc) {
