@@ -134,38 +134,13 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
         return;
     }
     let wanted = |domain: &str| asked.domain.as_ref().is_none_or(|asked| asked.as_str() == domain);
+    let those = |to: Vec<To>| to.into_iter().filter(|to| wanted(&to.domain)).collect::<Vec<_>>();
     match entry.event {
-        Event::Received { id, by, disk, to, .. } => {
-            let to: Vec<To> = to.into_iter().filter(|to| wanted(&to.domain)).collect();
-            if to.is_empty() {
-                return;
-            }
-            report.records += 1;
-            if by == "notice" {
-                report.messages.notices += 1;
-            } else {
-                report.messages.received += 1;
-            }
-            report.messages.stored += u64::from(disk);
-            report.messages.streamed += u64::from(by == "inline");
-            for to in to {
-                received(report, exceptions, &to, disk, &id);
-            }
-        }
-        Event::Recovered { id, to, .. } => {
-            let to: Vec<To> = to.into_iter().filter(|to| wanted(&to.domain)).collect();
-            if to.is_empty() {
-                return;
-            }
-            report.records += 1;
-            report.messages.received += 1;
-            report.messages.stored += 1;
-            for to in to {
-                received(report, exceptions, &to, true, &id);
-            }
-        }
+        Event::Received { id, by, disk, to, .. } => arrived(report, exceptions, &those(to), &by, disk, &id),
+        // Only what the spool held comes back.
+        Event::Recovered { id, to, .. } => arrived(report, exceptions, &those(to), "spool", true, &id),
         Event::Rested { id, to } => {
-            let to: Vec<To> = to.into_iter().filter(|to| wanted(&to.domain)).collect();
+            let to = those(to);
             if to.is_empty() {
                 return;
             }
@@ -203,15 +178,28 @@ fn count(report: &mut Residency, exceptions: &mut Exceptions, asked: &Asked, ent
     }
 }
 
-fn received(report: &mut Residency, exceptions: &mut Exceptions, to: &To, disk: bool, id: &str) {
-    let count = u64::from(to.count);
-    if !to.irr.is_empty() {
-        *report.in_region_routing.entry(to.irr.clone()).or_default() += count;
+fn arrived(report: &mut Residency, exceptions: &mut Exceptions, to: &[To], by: &str, disk: bool, id: &str) {
+    if to.is_empty() {
+        return;
     }
-    if !to.home.is_empty() && to.home != report.region {
-        let what = if disk { "stored-elsewhere" } else { "received-elsewhere" };
-        exceptions.add(&to.domain, what, &to.home, &to.irr, count, id);
-    } else if matches!(to.irr.as_str(), "pdl-mismatch" | "not-primary-domain" | "missing-license") {
-        exceptions.add(&to.domain, "in-region-routing", &to.home, &to.irr, count, id);
+    report.records += 1;
+    if by == "notice" {
+        report.messages.notices += 1;
+    } else {
+        report.messages.received += 1;
+    }
+    report.messages.stored += u64::from(disk);
+    report.messages.streamed += u64::from(by == "inline");
+    for to in to {
+        let count = u64::from(to.count);
+        if !to.irr.is_empty() {
+            *report.in_region_routing.entry(to.irr.clone()).or_default() += count;
+        }
+        if !to.home.is_empty() && to.home != report.region {
+            let what = if disk { "stored-elsewhere" } else { "received-elsewhere" };
+            exceptions.add(&to.domain, what, &to.home, &to.irr, count, id);
+        } else if matches!(to.irr.as_str(), "pdl-mismatch" | "not-primary-domain" | "missing-license") {
+            exceptions.add(&to.domain, "in-region-routing", &to.home, &to.irr, count, id);
+        }
     }
 }

@@ -81,11 +81,17 @@ pub struct Letter<'l> {
     pub text: Option<&'l str>,
 }
 
+/// What the first octets of a conversation are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    InClear,
+    WithTls,
+}
+
 /// Where a conversation goes.
 struct Server<'s> {
     host: &'s str,
-    /// TLS from the first octet.
-    implicit: bool,
+    begins: Begins,
     /// Believed rather than any authority.
     dane: Option<Dane>,
 }
@@ -110,8 +116,8 @@ pub async fn probe(
 ) -> bool {
     let mut look = Look::new(means, wanted, endpoint.to_string(), show);
     match endpoint {
-        Endpoint::Smtp { host, port } => look.at_host(host, *port, false).await,
-        Endpoint::Smtps { host, port } => look.at_host(host, *port, true).await,
+        Endpoint::Smtp { host, port } => look.at_host(host, *port, Begins::InClear).await,
+        Endpoint::Smtps { host, port } => look.at_host(host, *port, Begins::WithTls).await,
         Endpoint::Lmtp { .. } | Endpoint::LmtpUnix(_) | Endpoint::Maildir(_) => {
             look.step("dns", false, "speaks no SMTP");
         }
@@ -130,7 +136,7 @@ pub async fn probe_domain(
     let mut look = Look::new(means, wanted, domain.to_string(), show);
     for host in look.exchangers(domain).await {
         look.host.clone_from(&host);
-        look.at_host(&host, port, false).await;
+        look.at_host(&host, port, Begins::InClear).await;
     }
     look.holds
 }
@@ -182,7 +188,7 @@ impl<'l> Look<'l> {
         found.records.into_iter().take(EXCHANGERS_LIMIT).map(|mx| mx.exchange).collect()
     }
 
-    async fn at_host(&mut self, host: &str, port: u16, implicit: bool) {
+    async fn at_host(&mut self, host: &str, port: u16, begins: Begins) {
         self.since = Instant::now();
         let addresses = match self.means.resolver.addresses(host).await {
             Lookup::Found(addresses) => addresses,
@@ -195,7 +201,7 @@ impl<'l> Look<'l> {
             true => self.dane(host, port).await,
             false => None,
         };
-        let server = Server { host, implicit, dane };
+        let server = Server { host, begins, dane };
         let several = addresses.len() > 1;
         for address in addresses.into_iter().take(ADDRESSES_LIMIT) {
             let address = SocketAddr::new(address, port);
@@ -250,7 +256,7 @@ impl<'l> Look<'l> {
 
     /// `None` when there is nobody left to take leave of.
     async fn converse(&mut self, mut wire: Wire, server: &Server<'_>) -> Option<Wire> {
-        if server.implicit {
+        if server.begins == Begins::WithTls {
             wire = self.secure(wire, server).await?;
         }
         let banner = self.answered(&mut wire, "banner", 2).await?;
@@ -264,7 +270,7 @@ impl<'l> Look<'l> {
         };
         let mut offer = self.greet(&mut wire, &hello).await?;
         let tls = self.wanted.tls;
-        if !server.implicit && tls != TlsLevel::Off {
+        if server.begins == Begins::InClear && tls != TlsLevel::Off {
             if offers(&offer, "STARTTLS") {
                 wire.put(b"STARTTLS\r\n");
                 match hear(&mut wire, self.wanted.patience).await {

@@ -154,15 +154,13 @@ pub(super) fn read<T>(
             // The proof is not kept; that of the SOA beside it stands for it. Unproven absences never get here.
             let authentic = nothing.soa.is_some_and(|soa| soa.proof == Proof::Secure);
             absence(nothing.response_code, authentic)
-                .unwrap_or_else(|| Answer::Failed(format!("the server said {}", nothing.response_code)))
         }
         // Proven to be unprovable: below an opt-out, or with more iterations than are worth it (RFC 9276).
         Err(NetError::Dns(DnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
             match found(&response.answers, name, wanted, take) {
                 Some(Answer::Found(records)) => Answer::Found(Records { authentic: false, ..records }),
                 Some(other) => other,
-                None => absence(response.response_code, false)
-                    .unwrap_or_else(|| Answer::Failed(format!("the server said {}", response.response_code))),
+                None => absence(response.response_code, false),
             }
         }
         Err(NetError::Dns(DnsError::DnssecBogus | DnsError::Nsec { .. })) => Answer::Failed(BOGUS.to_owned()),
@@ -180,11 +178,11 @@ pub(super) fn of_records<T>(
 }
 
 /// A server's no. Any other code is no answer.
-fn absence<T>(code: ResponseCode, authentic: bool) -> Option<Answer<T>> {
+fn absence<T>(code: ResponseCode, authentic: bool) -> Answer<T> {
     match code {
-        ResponseCode::NXDomain => Some(Answer::NoName { authentic }),
-        ResponseCode::NoError => Some(Answer::NoData { authentic }),
-        _ => None,
+        ResponseCode::NXDomain => Answer::NoName { authentic },
+        ResponseCode::NoError => Answer::NoData { authentic },
+        other => Answer::Failed(format!("the server said {other}")),
     }
 }
 
