@@ -137,7 +137,12 @@ impl Question {
     ) -> Result<(Option<Via>, Place), Reason> {
         let door = if self.legacy { Door::Legacy } else { Door::Regular };
         let peer = self.peer();
-        let Attributed { attribution, via } = inquiry.attribute(rules, &peer, sender, door, trail).await?;
+        let attributed = match inquiry.attribute(rules, &peer, sender, door, trail).await {
+            // The node's own postmaster takes mail from whoever it is.
+            Err(Reason::DomainLookupFailed) if matches!(asked, Asked::Postmaster) => Attributed::default(),
+            attributed => attributed?,
+        };
+        let Attributed { attribution, via } = attributed;
         let circumstances = Circumstances {
             attribution: &attribution,
             via: via.as_ref(),

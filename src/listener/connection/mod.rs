@@ -62,6 +62,8 @@ pub(super) struct Connection {
     /// A transaction keeps the rules that it began with.
     rules: Arc<Rules>,
     attribution: Attribution,
+    /// Nobody could say whose client this is: no recipient of this transaction is taken (rule 17).
+    unattributable: bool,
     /// The connector by which it was found out,
     via: Option<Via>,
     /// and the one that mail to all recipients so far comes by: the partner's, or their own tenant's.
@@ -139,6 +141,7 @@ impl Connection {
             texts: shared.texts.load_full(),
             rules: shared.inquiry.rules(),
             attribution: Attribution::Incoming,
+            unattributable: false,
             via: None,
             partner: None,
             client,

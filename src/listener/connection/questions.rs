@@ -57,12 +57,23 @@ impl Connection {
             self.note_sender_refused(sender, &reason, "", Privacy::Unsure);
             return Err(reason);
         }
-        let attributed = self.attribute(sender, &mut trail).await;
+        let attributed = match self.attribute(sender, &mut trail).await {
+            // Attribution is a recipient's matter (section 2), and so is the answer: whoever could not be asked
+            // for at MAIL stays unknown until the next one.
+            Err(Reason::DomainLookupFailed) => {
+                self.unattributable = true;
+                Ok(Attributed::default())
+            }
+            attributed => {
+                self.unattributable = false;
+                attributed
+            }
+        };
         match attributed {
             Ok(attributed) => {
                 Attributed { attribution: self.attribution, via: self.via } = attributed;
                 self.partner = None;
-                if self.attribution == Attribution::Incoming {
+                if self.attribution == Attribution::Incoming && !self.unattributable {
                     self.ask_block_lists().await;
                 }
                 Ok(())
@@ -148,6 +159,9 @@ impl Connection {
             Err(unasked(Reason::Overloaded))
         } else if candour == Candour::NotNow {
             Err(unasked(Reason::Limited(Limit::UnknownRecipientsPerIpPerMinute)))
+        } else if self.unattributable && !matches!(asked, Asked::Postmaster) {
+            trail.step("17", || "the lookup of the sender's domain failed".to_owned());
+            Err(unasked(Reason::DomainLookupFailed))
         } else if let Some(listed) = self.block_listed(&asked) {
             Err(unasked(listed))
         } else {
