@@ -233,7 +233,9 @@ fn another_regions_users_of_a_strict_tenant_are_never_fetched() {
     assert!(about(asked[0], "SEARCH RESULT").contains("nentries=0"), "{log}");
     assert!(about(asked[1], "SRCH attr=").ends_with("attr=preferredDataLocation entryUUID"), "{log}");
     // Changes tell of it by its id alone.
-    for line in log.lines().filter(|line| line.contains("filter=") && line.contains("(modifyTimestamp>=")) {
+    let is_look = |line: &&str| line.contains("filter=") && line.contains("(modifyTimestamp>=");
+    assert!(log.lines().any(|line| is_look(&line)), "{log}");
+    for line in log.lines().filter(is_look) {
         let wants = about(line, "SRCH attr=");
         assert!(
             line.contains("(!(|(preferredDataLocation=nam)))") || !wants.contains("proxyAddresses"),

@@ -88,6 +88,7 @@ fn a_domain_moves_from_a_fault_to_good_as_its_records_follow_the_plan() {
     assert_eq!(told.code, 0, "{told:#?}");
     let told = told.json();
     let findings = told["findings"].as_array().expect("a list");
+    assert!(!findings.is_empty(), "{told:#}");
     assert!(findings.iter().all(|finding| finding["level"] == "good"), "{told:#}");
 
     names.stop();
