@@ -126,7 +126,8 @@ fn put_together(
         }
         mark = restored.mark;
         front.confirmed_before(restored.age);
-        let (domains, users) = (held.table.load().domain_count(), front.kept_count());
+        // The cache's own count lags behind what was just put in.
+        let (domains, users) = (held.table.load().domain_count(), front.known().count() as u64);
         // The channel is new and empty.
         let _ = news.try_send(News::FromSnapshot { age: restored.age, domains, users });
     }
