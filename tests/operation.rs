@@ -101,6 +101,15 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         // As a shell tells SIGPIPE.
         assert_eq!((ended.status.code(), &*said), (Some(141), ""), "{command:?}");
     }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let ended =
+        Command::new(env!("CARGO_BIN_EXE_landfall")).args(["config", "example"]).stdout(full).output();
+    let ended = ended.expect("the program was built");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        ended.status.code() == Some(1) && said.contains("No space left") && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[test]

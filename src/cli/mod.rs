@@ -15,6 +15,7 @@ mod status;
 mod top;
 mod trace;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -213,10 +214,15 @@ fn end_with_the_reader() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload_as_str().unwrap_or_default();
-        if said.starts_with("failed printing to std") && said.contains("Broken pipe") {
+        if !said.starts_with("failed printing to std") {
+            return otherwise(panic);
+        }
+        if said.contains("Broken pipe") {
             std::process::exit(BROKEN_PIPE);
         }
-        otherwise(panic);
+        // A full disk, say. Standard error may lie there too.
+        let _ = writeln!(std::io::stderr(), "landfall: {said}");
+        std::process::exit(i32::from(NO));
     }));
 }
 
