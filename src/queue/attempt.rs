@@ -375,25 +375,21 @@ async fn conclude(
         news.push(News { index, action: Action::Failed, verdict: None, reply, attempted_at });
     }
     job.recipients = std::mem::take(&mut result.deferred);
-    let left = if job.recipients.is_empty() {
-        None
-    } else {
+    if !job.recipients.is_empty() {
         put_off(core, &mut job, std::mem::take(&mut result.said), waiting);
         job.unreached = health == Health::Unreached;
         note_deferred(core, &job, &name);
         changes.extend(progress_of_all(&job));
-        Some(())
-    };
+    }
     if !changes.is_empty() {
         end(core, &job.envelope, news, changes, content).await;
     }
-    let mut left = left.map(|()| job);
     // What the operator ordered meanwhile.
     let ordered = road.lock().lane.ordered(id).and_then(|(verb, recipients)| {
-        let part = left.as_mut()?.split(|index| recipients.contains(&index))?;
+        let part = job.split(|index| recipients.contains(&index))?;
         Some((verb, part))
     });
-    let left = left.filter(|job| !job.recipients.is_empty());
+    let left = (!job.recipients.is_empty()).then_some(job);
     settle(core, road, id, left, health, result.reply.as_ref());
     if let Some((verb, part)) = ordered {
         verb::follow(core, road, verb, part).await;

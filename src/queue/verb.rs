@@ -175,6 +175,9 @@ fn meet(
 ) -> Vec<(Shelf, Job)> {
     let mut state = road.lock();
     let lane = &mut state.lane;
+    let picks_of = |envelope: &Envelope, recipients: &[u32]| -> Vec<u32> {
+        recipients.iter().copied().filter(|index| filter.picks(envelope, *index, now)).collect()
+    };
     let picked = |job: &Job| job.recipients.iter().any(|index| filter.picks(&job.envelope, *index, now));
     let mut ids: Vec<(Shelf, MessageId)> = Vec::new();
     let mut look = |shelf: Shelf, jobs: &mut dyn Iterator<Item = &Job>| {
@@ -193,8 +196,7 @@ fn meet(
             Shelf::Held => lane.take_held(id),
         };
         let Some(mut job) = taken else { continue };
-        let picks: Vec<u32> =
-            job.recipients.iter().copied().filter(|index| filter.picks(&job.envelope, *index, now)).collect();
+        let picks = picks_of(&job.envelope, &job.recipients);
         let word = if shelf == Shelf::Held { "held" } else { "waiting" };
         changed.add(&job.envelope, &picks, destination, word);
         let part = match mode {
@@ -211,12 +213,7 @@ fn meet(
         met.extend(part.map(|part| (shelf, part)));
     }
     for flight in lane.flights_mut() {
-        let picks: Vec<u32> = flight
-            .recipients
-            .iter()
-            .copied()
-            .filter(|index| filter.picks(&flight.envelope, *index, now))
-            .collect();
+        let picks = picks_of(&flight.envelope, &flight.recipients);
         if picks.is_empty() {
             continue;
         }
