@@ -161,6 +161,37 @@ fn what_is_changed_on_the_way_fails() {
     }
 }
 
+/// RFC 6376 §3.6.1: a key's owner says what it is for.
+#[test]
+fn a_key_for_something_else_proves_nothing() {
+    let rsa = Signer::rsa();
+    let record = rsa.record();
+    let keys = [
+        ("mail", record.replace("v=DKIM1;", "v=DKIM1; s=tlsrpt : email;")),
+        ("any", record.replace("v=DKIM1;", "v=DKIM1; s=*;")),
+        ("reports", record.replace("v=DKIM1;", "v=DKIM1; s=tlsrpt;")),
+        ("old", record.replace("h=sha256", "h=sha1")),
+    ];
+    let zone: String = keys.iter().map(|(name, record)| format!("{name}._domainkey {record}\n")).collect();
+    let server = Nameserver::start(&zones(&zone));
+    let edge = start(&server, "");
+    for (name, due) in [
+        ("mail", "pass header.d=sender.example"),
+        ("any", "pass header.d=sender.example"),
+        ("reports", "permerror (no key for signature)"),
+        ("old", "permerror (unsupported algorithm)"),
+    ] {
+        let before = edge.mailbox(ANNA).len();
+        let message = from_sender("Hello\r\n").replace("hello", name);
+        let signed = rsa.sign(("relaxed", "relaxed"), name, "sender.example", &message);
+        client(&edge, GOOD).deliver(SENDER, &[ANNA], signed);
+        let letters = edge.wait_for(ANNA, before + 1);
+        let letter = letters.iter().find(|letter| letter.header("Subject").as_deref() == Some(name));
+        let told = results(letter.expect("the one of this key"));
+        assert!(result(&told, "dkim").starts_with(due), "{name}: {told:#?}");
+    }
+}
+
 #[test]
 fn a_chain_of_another_hand_holds() {
     let rsa = Signer::rsa();

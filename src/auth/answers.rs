@@ -12,6 +12,7 @@ use std::time::Instant;
 use hickory_proto::op::ResponseCode;
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
+use mail_auth::dkim::DkimError;
 use mail_auth::dmarc;
 use mail_auth::{DnsError, Error, ResolverCache, Txt};
 use tokio::task::JoinSet;
@@ -101,12 +102,32 @@ fn read(kind: Kind, answer: Answer<Vec<u8>>) -> Txt {
 fn key_of(records: &[Vec<u8>]) -> Txt {
     let mut wrong = Error::Dns(DnsError::InvalidRecordType);
     for record in records {
-        match DomainKey::parse(record) {
+        match DomainKey::parse(record).and_then(|key| meant_for_mail(record).map(|()| key)) {
             Ok(key) => return Txt::DomainKey(key.into()),
             Err(error) => wrong = error,
         }
     }
     Txt::Error(wrong)
+}
+
+/// Its owner may keep a key to other services, or to a hash that is none of ours. RFC 6376 §3.6.1
+fn meant_for_mail(record: &[u8]) -> Result<(), Error> {
+    let lists = |tag: &[u8], items: &[&str]| {
+        let mut tags = record.split(|byte| *byte == b';').filter_map(|part| {
+            let equals = part.iter().position(|byte| *byte == b'=')?;
+            (part[..equals].trim_ascii() == tag).then_some(&part[equals + 1..])
+        });
+        let is_named =
+            |item: &[u8]| items.iter().any(|one| item.trim_ascii().eq_ignore_ascii_case(one.as_bytes()));
+        tags.all(|list| list.split(|byte| *byte == b':').any(is_named))
+    };
+    if !lists(b"s", &["*", "email"]) {
+        return Err(Error::Dns(DnsError::RecordNotFound(ResponseCode::NoError)));
+    }
+    if !lists(b"h", &["sha256"]) {
+        return Err(Error::Dkim(DkimError::UnsupportedAlgorithm));
+    }
+    Ok(())
 }
 
 /// More than one policy is none (RFC 9989 §4.7, RFC 7489 §6.6.3).
