@@ -129,6 +129,40 @@ fn an_smtp_store_gets_no_return_path() {
 }
 
 #[test]
+fn a_store_on_this_machine_is_reached_by_its_socket_file() {
+    let dovecot = Dovecot::start(&["anna@contoso.com"]);
+    let edge = Edge::builder("EUR").directory(CONTOSO).store(&[&dovecot.unix_url()]).start();
+    let mut client = edge.client();
+    for count in 1..=2 {
+        client.deliver("ann@sender.example", &["anna@contoso.com"], letter("by the socket file"));
+        dovecot.wait_for("anna@contoso.com", count);
+    }
+    assert_eq!(dovecot.connections(), 1);
+    edge.wait_for_empty_queue();
+    assert!(edge.log().contains(&format!(r#""host":"{}""#, dovecot.unix_url())), "{}", edge.log());
+}
+
+#[test]
+fn a_next_hop_may_speak_tls_from_the_first_byte() {
+    let nam = Edge::builder("NAM").directory(CONTOSO);
+    let address = nam.address();
+    let listener =
+        format!("listener = [{{ name = \"smtps\", address = [\"{address}\"], tls = \"implicit\" }}]");
+    let nam = nam.with(&listener).with("[region.EUR]\npeers = [\"127.0.0.0/8\"]").start();
+    let eur = Edge::builder("EUR")
+        .directory(CONTOSO)
+        .with(&format!("[region.NAM]\nrelay = [\"smtps://{address}\"]\ntls = \"encrypt\""))
+        .start();
+    let mut client = eur.client();
+    for count in 1..=2 {
+        client.deliver("ann@sender.example", &["ben@contoso.com"], letter("never in plain text"));
+        let kept = nam.wait_for("ben@contoso.com", count);
+        assert!(kept.iter().all(|letter| letter.headers("Received")[0].contains("with ESMTPS")), "{kept:?}");
+    }
+    eur.wait_for_empty_queue();
+}
+
+#[test]
 fn the_stores_of_a_region_are_tried_in_turn() {
     let closing = Sink::start(&["-q", "CONNECT"]);
     let refusing = Sink::start(&["-f", "EHLO,HELO"]);

@@ -46,6 +46,11 @@ impl Dovecot {
         format!("lmtp://{}", self.address)
     }
 
+    /// The same server by its socket file.
+    pub fn unix_url(&self) -> String {
+        format!("lmtp+unix://{}", self.folder.join("lmtp.sock").display())
+    }
+
     pub fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.folder.join(name)).unwrap_or_default();
         format!("{}{}", read("output"), read("log"))
@@ -160,6 +165,9 @@ service lmtp {{
   inet_listener lmtp {{
     address = {ip}
     port = {port}
+  }}
+  unix_listener {here}/lmtp.sock {{
+    mode = 0600
   }}
 }}
 passdb {{
