@@ -347,6 +347,8 @@ fn a_wrong_password_and_a_place_where_nobody_is_are_failures_and_nobody_is_unkno
     // The file is read at each attempt.
     std::fs::copy(slapd.folder().join("password"), &wrong).expect("our own folder");
     until_told(&edge, "anna@contoso.com", OK);
+    // A stop writes no snapshot of what nobody follows yet.
+    until("the edge to say that it is back", || edge.log().contains("\"directory-back\"").then_some(()));
     edge.stop();
     std::fs::remove_dir_all(edge.state().join("directory")).expect("there is a snapshot");
     for (base, word) in [

@@ -177,14 +177,16 @@ impl Queue {
                 self.0.enqueue(job, now).await;
             }
         }
-        self.0.recovering.store(false, Ordering::Release);
-        let now = self.0.clock.now();
-        for road in self.0.roads() {
+        let (now, roads) = (self.0.clock.now(), self.0.roads());
+        // Before anything may leave: a keeper that is awake would not send the oldest first.
+        for road in &roads {
             let mut state = road.lock();
             state.lane.begin();
             state.pace.returned(now);
-            drop(state);
-            self.0.wake(&road);
+        }
+        self.0.recovering.store(false, Ordering::Release);
+        for road in &roads {
+            self.0.wake(road);
         }
     }
 
