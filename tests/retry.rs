@@ -182,14 +182,10 @@ fn rule_87_a_sender_learns_once_that_a_message_is_late_if_it_wants_to() {
     assert_eq!(edge.mailbox("anna@contoso.com").len(), 2, "one that it is late, one that it is over");
 }
 
-/// With more, messages overtake each other on a machine that is slow just then: when others join is `pace`'s,
-/// whose own tests have a clock that stands still.
-const ONE_CONNECTION: &str = "[queue]\nconnections_per_next_hop = 1";
-
 #[test]
 fn rule_84_a_destination_that_comes_back_gets_its_backlog_in_the_order_received() {
     let at = free_address();
-    let edge = edge().relay("NAM", at).with(IMPATIENT).with(ONE_CONNECTION).start();
+    let edge = edge().relay("NAM", at).with(IMPATIENT).start();
     let mut client = edge.client();
     let senders: Vec<String> = (0..200).map(|number| format!("s{number}@sender.example")).collect();
     for sender in &senders {
@@ -208,7 +204,7 @@ fn arrived(sink: &Sink) -> Vec<String> {
 #[test]
 fn rule_84_after_a_restart_too_the_backlog_goes_in_the_order_received() {
     let at = free_address();
-    let mut edge = edge().relay("NAM", at).with(ONE_CONNECTION).start();
+    let mut edge = edge().relay("NAM", at).start();
     let mut client = edge.client();
     let senders: Vec<String> = (0..30).map(|number| format!("s{number}@sender.example")).collect();
     for sender in &senders {

@@ -22,9 +22,10 @@ const FADE: u32 = 64;
 /// After an outage, the next hop's or ours, one connection carries all for so long, then twice as many each step.
 const ALONE: Duration = Duration::from_millis(250);
 const STEP: Duration = Duration::from_millis(100);
-/// A short queue stays with the one connection for as long as that will have emptied it within this time.
+/// A short queue stays with the one connection for as long as that will have emptied it within this time;
+/// so long the first answer may take, too: a next hop that is slow to greet is no reason to lose the order.
 const SHORT_QUEUE: usize = 1_000;
-const ALONE_LONGEST: Duration = Duration::from_secs(5);
+const ALONE_LONGEST: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
@@ -43,6 +44,8 @@ struct Return {
     at: Timestamp,
     /// Attempts since, while one connection carries all.
     carried: u64,
+    /// When the first of them was seen to have ended: what it took to connect is behind it.
+    began: Option<Timestamp>,
     /// Since when more may join.
     ramp: Option<Timestamp>,
 }
@@ -69,7 +72,7 @@ impl Pace {
 
     /// It takes mail again, as far as anybody knows.
     pub(super) fn returned(&mut self, now: Timestamp) {
-        self.returned = Some(Return { at: now, carried: 0, ramp: None });
+        self.returned = Some(Return { at: now, carried: 0, began: None, ramp: None });
     }
 
     fn ramp(&mut self, waiting: usize, now: Timestamp) -> usize {
@@ -77,7 +80,7 @@ impl Pace {
         let Some(returned) = self.returned.as_mut().filter(|returned| returned.at <= now) else {
             return usize::MAX;
         };
-        if returned.ramp.is_none() && returned.is_alone(waiting, now.since(returned.at)) {
+        if returned.ramp.is_none() && returned.is_alone(waiting, now) {
             return LEAST;
         }
         let ramping = now.since(*returned.ramp.get_or_insert(now));
@@ -120,7 +123,11 @@ impl Pace {
 
 impl Return {
     /// Whether order still comes before speed.
-    fn is_alone(&self, waiting: usize, elapsed: Duration) -> bool {
+    fn is_alone(&mut self, waiting: usize, now: Timestamp) -> bool {
+        if self.carried == 0 {
+            return now.since(self.at) < ALONE_LONGEST;
+        }
+        let elapsed = now.since(*self.began.get_or_insert(now));
         let soon =
             waiting as u128 * elapsed.as_millis() <= u128::from(self.carried) * ALONE_LONGEST.as_millis();
         elapsed < ALONE || elapsed < ALONE_LONGEST && waiting <= SHORT_QUEUE && soon
@@ -207,14 +214,16 @@ mod tests {
     fn a_store_that_comes_back_gets_one_connection_first() {
         let mut pace = Pace::default();
         after(1_000, ms(5), &mut pace);
-        pace.returned(at(1_000));
+        pace.returned(at(100));
+        assert_eq!(pace.connections(20, MANY, 0, at(900)), 1, "it has not even greeted");
+        pace.answered(ms(5), 20);
         for (now, connections) in
             [(1_000, 1), (1_249, 1), (1_250, 2), (1_349, 2), (1_350, 4), (1_450, 8), (1_550, 16), (1_650, 20)]
         {
             assert_eq!(pace.connections(20, MANY, 0, at(now)), connections, "at {now} ms");
         }
         assert_eq!(pace.connections(20, MANY, 0, at(i64::MAX)), 20);
-        assert_eq!(pace.connections(20, MANY, 0, at(500)), 20, "a clock that was set back");
+        assert_eq!(pace.connections(20, MANY, 0, at(50)), 20, "a clock that was set back");
     }
 
     #[test]
@@ -222,15 +231,17 @@ mod tests {
         let mut pace = Pace::default();
         pace.returned(at(0));
         // A hundred a second.
-        for tenth in 1..40 {
+        for tenth in 1..90 {
             after(10, ms(10), &mut pace);
-            assert_eq!(pace.connections(20, 400 - tenth * 10, 0, at(tenth as i64 * 100)), 1);
+            assert_eq!(pace.connections(20, 900 - tenth * 10, 0, at(tenth as i64 * 100)), 1);
         }
-        assert_eq!(pace.connections(20, 2, 0, at(5_000)), 2, "it has had its time");
+        assert_eq!(pace.connections(20, 2, 0, at(10_100)), 2, "it has had its time");
         pace.returned(at(0));
+        after(1, ms(100), &mut pace);
+        assert_eq!(pace.connections(20, 400, 0, at(100)), 1);
         after(10, ms(100), &mut pace);
-        assert_eq!(pace.connections(20, 400, 0, at(1_000)), 2, "ten a second are not soon through");
-        assert_eq!(pace.connections(20, 1, 0, at(1_100)), 4, "and what has begun goes on");
+        assert_eq!(pace.connections(20, 400, 0, at(1_100)), 2, "ten a second are not soon through");
+        assert_eq!(pace.connections(20, 1, 0, at(1_200)), 4, "and what has begun goes on");
     }
 
     #[test]
