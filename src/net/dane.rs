@@ -14,7 +14,6 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::tls::signatures;
-use super::vouch;
 
 /// Records looked at for one server.
 const ASSOCIATIONS_LIMIT: usize = 32;
@@ -191,16 +190,7 @@ impl ServerCertVerifier for DaneVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    signatures!(proves_key);
-}
-
-/// Even where it cannot be read: whoever has seen it could show it again.
-fn proves_key(
-    verified: Result<HandshakeSignatureValid, rustls::Error>,
-    _: &CertificateDer<'_>,
-    _: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    verified
+    signatures!();
 }
 
 #[cfg(test)]

@@ -326,8 +326,11 @@ impl ResolvesServerCert for BySni {
 }
 
 /// What rustls's traits ask of every verifier, of servers and of clients alike: whether whoever shows a
-/// certificate holds its key. `$judge` has the last word on a signature.
+/// certificate holds its key. `$judge` has the last word on a signature; without one it counts as it is.
 macro_rules! signatures {
+    () => {
+        signatures!(crate::net::tls::proves_key);
+    };
     ($judge:path) => {
         fn verify_tls12_signature(
             &self,
@@ -337,7 +340,7 @@ macro_rules! signatures {
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
             let algorithms = &self.algorithms;
             let verified = rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms);
-            let verified = vouch::proves_key(verified, message, certificate, signed, algorithms);
+            let verified = crate::net::vouch::proves_key(verified, message, certificate, signed, algorithms);
             $judge(verified, certificate, algorithms)
         }
 
@@ -349,7 +352,7 @@ macro_rules! signatures {
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
             let algorithms = &self.algorithms;
             let verified = rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms);
-            let verified = vouch::proves_key(verified, message, certificate, signed, algorithms);
+            let verified = crate::net::vouch::proves_key(verified, message, certificate, signed, algorithms);
             $judge(verified, certificate, algorithms)
         }
 
@@ -359,6 +362,15 @@ macro_rules! signatures {
     };
 }
 pub(super) use signatures;
+
+/// Even where it cannot be read: whoever has seen it could show it again.
+pub(super) fn proves_key(
+    verified: Result<HandshakeSignatureValid, rustls::Error>,
+    _: &CertificateDer<'_>,
+    _: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    verified
+}
 
 /// A certificate that cannot be read, or whose key cannot be checked, is let pass: it never counts.
 fn proves_key_if_checkable(
