@@ -263,7 +263,7 @@ fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<
     let found = claim.vouched.iter().find_map(|lookup| match lookup {
         Lookup::Found(domain) => {
             let tenant = &domain.tenant;
-            let mut own = on_premises(tenant, facts);
+            let mut own = tenant.on_premises_connectors(facts.sender, facts.accepted());
             let connector = own.find(|one| one.certificate_names.contains(&claim.pattern))?;
             Some(Owned { tenant, connector })
         }
@@ -273,19 +273,6 @@ fn connector_of<'f>(facts: &ClientFacts<'_>, claim: &'f Claim) -> Result<Option<
         return Err(Reason::DomainLookupFailed);
     }
     Ok(found)
-}
-
-/// A tenant's own connectors that send for this sender.
-fn on_premises<'t>(
-    tenant: &'t Tenant,
-    facts: &ClientFacts<'_>,
-) -> impl Iterator<Item = &'t Arc<InboundConnector>> {
-    let accepted = facts.sender_domain.as_ref().found();
-    tenant.inbound_connectors.iter().filter(move |one| {
-        one.kind == ConnectorKind::OnPremises
-            && one.covers_sender(facts.sender)
-            && one.is_associated(accepted.map(Arc::as_ref))
-    })
 }
 
 fn unvouched(claim: &Claim) -> String {
@@ -342,12 +329,14 @@ fn by_address(facts: &ClientFacts<'_>, trail: &mut Trail) -> Option<Attributed> 
 }
 
 impl ClientFacts<'_> {
+    /// The sender's domain, where it is accepted.
+    fn accepted(&self) -> Option<&AcceptedDomain> {
+        self.sender_domain.as_ref().found().map(Arc::as_ref)
+    }
+
     /// The tenant that the sender's domain belongs to.
     pub(super) fn sender_tenant(&self) -> Option<&Arc<Tenant>> {
-        match &self.sender_domain {
-            Lookup::Found(domain) => Some(&domain.tenant),
-            Lookup::Absent | Lookup::Failed => None,
-        }
+        self.accepted().map(|domain| &domain.tenant)
     }
 
     /// The on-premises connector whose network the client is in and that sends for its sender: the sender's
@@ -361,10 +350,7 @@ impl ClientFacts<'_> {
 
     fn senders_network_connector(&self) -> Option<Owned<'_>> {
         let tenant = self.sender_tenant()?;
-        let ranked = on_premises(tenant, self)
-            .filter_map(|connector| Some((connector.ip_specificity(self.peer.ip)?, connector)));
-        // Among equals the first in the file wins.
-        let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        best.map(|(_, connector)| Owned { tenant, connector })
+        let connector = tenant.network_connector(self.peer.ip, self.sender, self.accepted())?;
+        Some(Owned { tenant, connector })
     }
 }

@@ -52,7 +52,7 @@ impl Circumstances<'_> {
         match self.attribution {
             _ if self.via.is_some_and(|via| via.tenant.id == tenant.id) => self.via.cloned(),
             Attribution::Incoming => {
-                let connector = tenant.network_connector(self.peer.ip, self.sender)?.clone();
+                let connector = tenant.network_connector(self.peer.ip, self.sender, None)?.clone();
                 Some(Via { tenant: tenant.clone(), connector, proof: Proof::Address })
             }
             Attribution::Originating { .. } | Attribution::PeerEdge(_) => None,

@@ -58,14 +58,25 @@ impl Tenant {
         mail_flow_region.filter(|_| self.routes_in_region()).unwrap_or(self.default_region)
     }
 
-    /// The on-premises connector that sends for this sender of nobody's or another tenant's from this address: the
-    /// first of the most exact network.
-    pub fn network_connector(&self, ip: IpAddr, sender: Option<&Domain>) -> Option<&Arc<InboundConnector>> {
-        let own = self.inbound_connectors.iter().filter(|one| {
-            one.kind == ConnectorKind::OnPremises && one.covers_sender(sender) && one.is_associated(None)
-        });
-        let ranked = own.filter_map(|one| Some((one.ip_specificity(ip)?, one)));
-        ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, connector)| connector)
+    /// The on-premises connectors that send for this sender. `accepted`: its domain, where it is this tenant's.
+    pub fn on_premises_connectors(
+        &self,
+        sender: Option<&Domain>,
+        accepted: Option<&AcceptedDomain>,
+    ) -> impl Iterator<Item = &Arc<InboundConnector>> {
+        self.inbound_connectors.iter().filter(move |one| {
+            one.kind == ConnectorKind::OnPremises && one.covers_sender(sender) && one.is_associated(accepted)
+        })
+    }
+
+    /// The one of them whose network has this address the most exactly.
+    pub fn network_connector(
+        &self,
+        ip: IpAddr,
+        sender: Option<&Domain>,
+        accepted: Option<&AcceptedDomain>,
+    ) -> Option<&Arc<InboundConnector>> {
+        most_specific(self.on_premises_connectors(sender, accepted), |one| one.ip_specificity(ip))
     }
 
     /// The connector for a recipient domain of somebody else's: exact, then the longest suffix, then `*`
@@ -126,10 +137,10 @@ enum Specificity {
     Pattern(usize),
 }
 
-fn most_specific<'t>(
-    connectors: impl Iterator<Item = &'t Arc<OutboundConnector>>,
-    specificity: impl Fn(&OutboundConnector) -> Option<Specificity>,
-) -> Option<&'t Arc<OutboundConnector>> {
+fn most_specific<'t, Connector, Exactness: PartialOrd>(
+    connectors: impl Iterator<Item = &'t Arc<Connector>>,
+    specificity: impl Fn(&Connector) -> Option<Exactness>,
+) -> Option<&'t Arc<Connector>> {
     let ranked = connectors.filter_map(|connector| Some((specificity(connector)?, connector)));
     // Among equals the first in the file wins; max_by_key would take the last.
     ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, connector)| connector)
