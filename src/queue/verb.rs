@@ -278,7 +278,6 @@ fn put_back(road: &Road, verb: &Verb, shelf: Shelf, job: Job, now: Timestamp) {
     }
 }
 
-/// Each of the recipients with what the spool keeps of the job.
 async fn end_all(core: &Arc<Core>, verb: &Verb, ending: Vec<(NextHopName, Job)>) {
     let mut under_way = JoinSet::new();
     for (name, job) in ending {

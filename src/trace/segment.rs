@@ -532,7 +532,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Of a message from an earlier batch; its home as `home_by` has it. What is not known here is put in as far as the outcome tells.
+    /// Of a message from an earlier batch; its home as `home_by` has it. What is not known here is put in as far
+    /// as the outcome tells.
     pub(super) fn update(&mut self, outcome: &Outcome<'_>) -> Result<()> {
         let sql = "UPDATE recipient SET status=?3, code=?4, enhanced=?5, reply=?6, host=?7, next_hop=?8, attempts=?9, \
                    updated=?10, next_attempt=?11, reason=NULL, \

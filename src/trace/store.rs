@@ -188,17 +188,17 @@ impl Store {
                                     standing.updated = outcome.at;
                                     standing.outcome = Some(outcome);
                                 }
-                                None => later.push(Later::Outcome(outcome)),
+                                None => later.push(Later::Outcome { outcome, perhaps_told: false }),
                             }
                         }
-                        None => later.push(Later::Outcome(outcome)),
+                        None => later.push(Later::Outcome { outcome, perhaps_told: false }),
                     }
                 }
                 Record::Happening(happening) => later.push(Later::Happening(happening)),
                 Record::Lost { at, records } => later.push(Later::Lost { at, records }),
                 Record::RecoveryEnd { at, before } => recovery_end = Some((at, before)),
                 Record::Rested(_) => {}
-                Record::Found(outcome) => later.push(Later::Found(outcome)),
+                Record::Found(outcome) => later.push(Later::Outcome { outcome, perhaps_told: true }),
             }
         }
         for fresh in fresh.values() {
@@ -220,15 +220,9 @@ impl Store {
 
     fn apply_later(&mut self, change: &Later<'_>) -> Result<()> {
         match change {
-            Later::Outcome(outcome) => {
+            Later::Outcome { outcome, perhaps_told } => {
                 let segment = self.for_new(Family::Messages, outcome.id)?;
-                segment.update(outcome)?;
-                let history = History::of(outcome);
-                segment.add_history(history.id, history.at, history.what, history.recipient, &history.says)
-            }
-            Later::Found(outcome) => {
-                let segment = self.for_new(Family::Messages, outcome.id)?;
-                if !segment.is_open(outcome)? {
+                if *perhaps_told && !segment.is_open(outcome)? {
                     return Ok(());
                 }
                 segment.update(outcome)?;
@@ -405,9 +399,11 @@ fn bytes_of(path: &Path) -> u64 {
 
 /// A change to what an earlier batch put in, or to what this one did.
 enum Later<'a> {
-    Outcome(Outcome<'a>),
-    /// Told again, if it was told before.
-    Found(Outcome<'a>),
+    Outcome {
+        outcome: Outcome<'a>,
+        /// A start found it: the process before may have told it already.
+        perhaps_told: bool,
+    },
     History(History<'a>),
     Happening(Happening<'a>),
     Lost {
