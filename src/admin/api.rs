@@ -308,13 +308,10 @@ struct ResidencyAsked {
 }
 
 async fn residency(State(door): State<Arc<Door>>, Query(asked): Query<ResidencyAsked>) -> Response {
-    let since = asked.since.as_deref().map(|text| trace::moment(text, door.clock.now()).ok_or(text));
+    let since = asked.since.as_deref().map(|text| trace::moment("since", text, door.clock.now()));
     let since = match since.transpose() {
         Ok(since) => since.map(Timestamp::millis),
-        Err(text) => {
-            let why = format!("since: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339");
-            return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
-        }
+        Err(why) => return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
     };
     let asked = audit::Asked { domain: asked.domain, since };
     let counted = tokio::task::spawn_blocking(move || audit::report(&door.state_dir.join("audit"), &asked));

@@ -64,11 +64,13 @@ impl Report {
 fn residency(cli: &Cli, dir: &std::path::Path, wanted: &Wanted) -> u8 {
     let mut asked = Asked { domain: wanted.domain.clone(), since: None };
     if let Some(text) = &wanted.since {
-        let Some(since) = moment(text, Clock::System.now()) else {
-            complain(format_args!("since: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339"));
-            return MISTAKE;
-        };
-        asked.since = Some(since.millis());
+        match moment("since", text, Clock::System.now()) {
+            Ok(since) => asked.since = Some(since.millis()),
+            Err(why) => {
+                complain(why);
+                return MISTAKE;
+            }
+        }
     }
     match audit::report(dir, &asked) {
         Ok(report) if cli.json => print_json(&report),

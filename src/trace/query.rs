@@ -146,8 +146,13 @@ pub struct Step {
     pub says: Option<String>,
 }
 
-/// Reads `2h` (so long ago), `2026-11-20` or RFC 3339.
-pub fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+/// Reads `2h` (so long ago), `2026-11-20` or RFC 3339; `key` is whose value it is.
+pub fn moment(key: &str, text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    read_moment(text, now)
+        .ok_or_else(|| format!("{key}: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339"))
+}
+
+fn read_moment(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Some(span) = parse_duration(text) {
         return Some(Timestamp::from_millis(
             now.millis().saturating_sub(i64::try_from(span.as_millis()).ok()?),
@@ -208,11 +213,8 @@ impl Plan {
             limit: question.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST),
         };
         let time = |text: &Option<String>, key: &str| -> Result<Option<Timestamp>, Error> {
-            let Some(text) = text else { return Ok(None) };
-            let read = moment(text, now);
-            read.map(Some).ok_or_else(|| {
-                Error::Question(format!("{key}: '{text}' is no time; expected 2h, 2026-11-20 or RFC 3339"))
-            })
+            let read = text.as_deref().map(|text| moment(key, text, now));
+            read.transpose().map_err(Error::Question)
         };
         if let Some(since) = time(&question.since, "since")? {
             plan.least = first_id(since.millis()).min(integer_max());
